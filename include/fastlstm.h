@@ -1,0 +1,164 @@
+/* fastlstm: long short-term memory on CPUs. The public C contract.
+
+   A network is an array of `fastlstm_layer`, first layer first; all its parameters live in one flat array
+   at the offsets the layers name, in PyTorch's shapes and gate order (i, f, g, o). Notation: T steps,
+   B lanes (independent sequences), I inputs, H hidden units, S cells per memory block, J = H / S blocks,
+   A = J * (number of gates) gate activations. Arrays are row-major, elements are float or double as the
+   engine's `bits` say. The caller owns all memory: the library tells sizes, and never allocates, prints, reads
+   the environment or keeps a mutable global. No pointer may be NULL unless it says so. Functions that
+   return a status check their arguments before they write anything. Objects are used by one thread at a
+   time; packed weights may be read by many. */
+#ifndef FASTLSTM_H
+#define FASTLSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum fastlstm_status {
+    FASTLSTM_OK = 0,
+    FASTLSTM_BAD_LAYER = 1,   /* a layer's sizes, switches or offsets contradict each other */
+    FASTLSTM_BAD_ARGUMENT = 2, /* a count is not positive, a length or class is out of range, a needed pointer is NULL */
+    FASTLSTM_TOO_LARGE = 3,   /* a size does not fit into ptrdiff_t */
+    FASTLSTM_INTERRUPTED = 4  /* `poll` asked to stop */
+} fastlstm_status;
+
+const char *fastlstm_status_string(fastlstm_status status);
+
+/* ---- Engines: the code for one instruction set and element type ------------------------------------- */
+
+typedef struct fastlstm_engine fastlstm_engine;
+
+/* Name of the i-th instruction set this build and this CPU have, best first; NULL beyond the last. */
+const char *fastlstm_isa_name(int i);
+/* bits: 32 or 64. isa NULL: the best. NULL if this build or this CPU lacks it. */
+const fastlstm_engine *fastlstm_engine_select(const char *isa, int bits);
+const char *fastlstm_engine_isa(const fastlstm_engine *engine);
+int fastlstm_engine_bits(const fastlstm_engine *engine);
+
+/* ---- Networks --------------------------------------------------------------------------------------- */
+
+enum { FASTLSTM_LSTM = 0, FASTLSTM_LINEAR = 1 }; /* kind */
+enum { FASTLSTM_INPUT_GATE = 1, FASTLSTM_FORGET_GATE = 2, FASTLSTM_OUTPUT_GATE = 4, FASTLSTM_COUPLED_GATES = 8 };
+enum {
+    FASTLSTM_SIGMOID = 0,
+    FASTLSTM_TANH = 1,
+    FASTLSTM_IDENTITY = 2,
+    FASTLSTM_RELU = 3,
+    FASTLSTM_G1997 = 4, /* 2 tanh(x/2): the cell-input squashing g of Hochreiter & Schmidhuber (1997), eq. 5 */
+    FASTLSTM_H1997 = 5  /* tanh(x/2): their cell-output squashing h, eq. 4 */
+};
+
+/* One direction of one recurrent layer, or one linear layer. */
+typedef struct fastlstm_layer {
+    int32_t kind;
+    int32_t gates;           /* LSTM: bit set of the gates that exist; COUPLED: f = 1 - i, without FORGET_GATE */
+    int32_t peepholes;       /* 0 or 1: gates read the cell states of their block (Gers et al. 2002) */
+    int32_t gate_recurrence; /* 0 or 1: net inputs read the gate activations of the step before (1997) */
+    int32_t reverse;         /* 1: reads time backwards; shares input and output rows with the layer before it */
+    int32_t gate_activation, input_activation;
+    int32_t output_activation; /* LSTM: of the cell state; LINEAR: of the outputs */
+    double clip;               /* cell states are kept in [-clip, clip]; INFINITY: no limit */
+    ptrdiff_t input_size, hidden_size, block_size; /* I, H, S; LINEAR: inputs, outputs, 1 */
+    /* Offsets into the flat parameter array, -1 where the parameter does not exist. R = A + H rows in the order
+       i, f, g, o, rows of absent gates absent. */
+    ptrdiff_t weight_ih;       /* (R, I); LINEAR: (H, I) */
+    ptrdiff_t weight_hh;       /* (R, H) */
+    ptrdiff_t weight_gh;       /* (R, A): sources in the order i, f, o */
+    ptrdiff_t bias_ih, bias_hh; /* (R,); both are added; LINEAR: bias_ih alone */
+    ptrdiff_t weight_peephole; /* (number of gates, H) in the order i, f, o */
+    /* Where this layer's state lies in a state array, in elements per lane: h (B, H) starts at state_h * B. */
+    ptrdiff_t state_h, state_c, state_a; /* (B, H), (B, H), (B, A); a exists with gate recurrence alone */
+} fastlstm_layer;
+
+/* Called every few milliseconds of work, between steps; anything but 0 stops the call with INTERRUPTED.
+   fastlstm_forward then leaves the state and y unspecified; a learner is as after the last whole step. */
+typedef int (*fastlstm_poll)(void *context);
+
+fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_layers);
+/* Sizes in elements; -1 if the network is invalid or the size does not fit. */
+ptrdiff_t fastlstm_params_size(const fastlstm_layer *layers, ptrdiff_t n_layers);
+ptrdiff_t fastlstm_state_size(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes);
+ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers);
+ptrdiff_t fastlstm_forward_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                        ptrdiff_t steps, ptrdiff_t lanes);
+
+/* params -> packed: the layout the kernels read (csrc/geometry.h); unpack is its exact inverse. */
+fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                              const void *params, void *packed);
+fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                const void *packed, void *params);
+
+/* The sequences of one forward call. Row (t, b) of x starts at x + t * x_step + b * x_lane. */
+typedef struct fastlstm_batch {
+    ptrdiff_t steps, lanes;
+    const void *x;           /* rows of I elements; those beyond a lane's length are not read */
+    ptrdiff_t x_step, x_lane;
+    void *y;                 /* out: rows of the last layer's width; zero beyond a lane's length; no overlap with x */
+    ptrdiff_t y_step, y_lane;
+    const int64_t *lengths;  /* (B,) 1..T, or NULL: all T */
+    const uint8_t *reset;    /* (T, B), or NULL: where not 0 the lane's state is zero before that step */
+    void *state;             /* inout: the state before the first and after each lane's last step */
+} fastlstm_batch;
+
+fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                 const void *packed, const fastlstm_batch *batch, void *scratch, fastlstm_poll poll,
+                                 void *context); /* poll may be NULL */
+
+/* ---- Learning online: the truncated gradient of 1997 (csrc/traces.h defines it) --------------------- */
+
+enum { FASTLSTM_NO_LOSS = 0, FASTLSTM_MSE = 1, FASTLSTM_SSE = 2, FASTLSTM_CROSS_ENTROPY = 3, FASTLSTM_BINARY_CROSS_ENTROPY = 4 };
+
+typedef struct fastlstm_learner {
+    const fastlstm_engine *engine;
+    const fastlstm_layer *layers; /* none reverse */
+    ptrdiff_t n_layers, lanes;
+    void *weights;  /* packed */
+    void *velocity; /* packed; NULL without momentum */
+    void *gradient; /* packed; NULL if every step updates (chunk == 1 with learning rate) */
+    void *traces;   /* fastlstm_trace_size */
+    void *state;    /* fastlstm_state_size */
+    void *scratch;  /* fastlstm_learner_scratch_size */
+    int32_t loss;
+    int32_t update;     /* 0: the gradient is gathered in `gradient` and weights stay */
+    double lr, momentum, decay; /* v = momentum v + gradient; w -= lr v; lr *= decay */
+    ptrdiff_t chunk;    /* weights change every so many steps; 0: only at fastlstm_learner_apply */
+    ptrdiff_t pending;  /* inout: steps since the last update */
+    int32_t has_error;  /* inout: a target was seen since the last update */
+    double loss_sum;    /* inout: sum of the losses of steps with a target */
+    int64_t loss_steps; /* inout: how many */
+} fastlstm_learner;
+
+/* Elements for B lanes; -1 as above. */
+ptrdiff_t fastlstm_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes);
+/* Traces in a layout that is the same for every engine (csrc/pack.h), for files and copies: packed -> canonical where
+   `back` is not 0, else canonical -> packed. */
+ptrdiff_t fastlstm_trace_canonical_size(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes);
+fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                       ptrdiff_t lanes, void *packed, void *canonical, int back);
+ptrdiff_t fastlstm_learner_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                        ptrdiff_t lanes);
+
+/* x (T, B, I); targets NULL, or (T, B, O) elements with NaN where there is none, or for CROSS_ENTROPY int64 (T, B)
+   classes with -1 where there is none; reset (T, B) or NULL; y (T, B, O). *done receives the whole steps made. */
+fastlstm_status fastlstm_learner_run(fastlstm_learner *learner, ptrdiff_t steps, const void *x, const void *targets,
+                                     const uint8_t *reset, void *y, ptrdiff_t *done, fastlstm_poll poll, void *context);
+/* The two halves of a step, for a loss computed elsewhere: dy (B, O), or NULL for a step without target. */
+fastlstm_status fastlstm_learner_forward(fastlstm_learner *learner, const void *x, void *y);
+fastlstm_status fastlstm_learner_backward(fastlstm_learner *learner, const void *dy);
+/* Zero the state and traces of the lanes where mask (B,) is not 0; NULL: all lanes. */
+fastlstm_status fastlstm_learner_reset(fastlstm_learner *learner, const uint8_t *mask);
+/* Update the weights with the gathered gradient and clear it. */
+fastlstm_status fastlstm_learner_apply(fastlstm_learner *learner);
+
+/* Plain arrays of n elements: v = momentum v + gradient; w -= lr v. velocity may be NULL if momentum is 0. */
+fastlstm_status fastlstm_sgd(const fastlstm_engine *engine, ptrdiff_t n, void *weights, const void *gradient, void *velocity,
+                             double lr, double momentum);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,22 @@
+"""Long short-term memory on CPUs: fast inference, and learning online as in 1997."""
+
+from fastlstm import losses
+from fastlstm._info import __version__, build_info
+from fastlstm._layers import LSTM, LSTM1997, Layer, Linear, Sequential
+from fastlstm._online import OnlineLearner
+from fastlstm._optim import SGD
+from fastlstm._stream import Stream
+
+__all__ = [
+    "LSTM",
+    "LSTM1997",
+    "Layer",
+    "Linear",
+    "OnlineLearner",
+    "SGD",
+    "Sequential",
+    "Stream",
+    "__version__",
+    "build_info",
+    "losses",
+]

@@ -1,0 +1,103 @@
+"""The command line: ``fastlstm`` or ``python -m fastlstm``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import fastlstm as fl
+
+__all__ = ["main"]
+
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended: 128 + SIGINT
+
+
+def _seed(text):
+    """Read a seed as argparse wants it: NumPy takes no negative ones."""
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+_seed.__name__ = "seed"  # argparse names the type in its error message
+
+
+def _demo(parser):
+    parser.add_argument("--seed", type=_seed, default=1, help="seed of weights and training sequences (default 1)")
+    parser.add_argument("--quick", action="store_true", help="a few seconds only: part 1 stops before it has learned")
+
+    def run(args):
+        from . import _demo as demo
+
+        return demo.run(seed=args.seed, quick=args.quick)
+
+    return run
+
+
+def _info(parser):
+    def run(args):
+        info = fl.build_info()
+        width = max(map(len, info))
+        for name, value in info.items():
+            if isinstance(value, (list, tuple, set)):
+                value = ", ".join(map(str, value)) or "none"
+            print(f"{name:<{width}}  {value}")
+        return 0
+
+    return run
+
+
+# One line per sub-command: its name, what --help says, and a function that adds the sub-command's arguments to
+# the parser it is given and returns the function that runs it (parsed arguments in, exit code out). What a
+# sub-command needs is imported when it runs, so that --version and --help stay quick.
+COMMANDS = (
+    ("demo", "learn a long memory, forecast sunspots, time streaming (under a minute)", _demo),
+    ("info", "show version, instruction set and threads", _info),
+)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="fastlstm", description="LSTM networks on CPUs.")
+    parser.add_argument("--version", action="version", version=f"fastlstm {fl.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="command", dest="command", required=True)
+    for name, text, configure in COMMANDS:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=configure(command))
+    return parser
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments without the program's name; those of the process if not given.
+
+    Returns
+    -------
+    int
+        The exit code: 0 if all went well, 2 for arguments that are wrong, 130 after Ctrl-C.
+    """
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse leaves this way: 0 for --help and --version, 2 for errors
+        return end.code or 0
+    try:
+        code = args.run(args)
+        sys.stdout.flush()  # a reader that has gone is to be noticed here, not at the interpreter's end
+        return code
+    except KeyboardInterrupt:
+        # The terminal shows ^C at the cursor: the message gets a line of its own.
+        print("\nStopped by Ctrl-C.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`fastlstm info | head -1`) has all it wanted. What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

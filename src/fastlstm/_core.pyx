@@ -1,0 +1,628 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The boundary between Python and C: arguments checked, the GIL released, the engine called. Nothing clever.
+
+Nothing here loops over elements or time steps, and nothing here knows how layers are named or stacked: a network
+is a list of dicts with the fields of `fastlstm_layer` (include/fastlstm.h). Docstrings for users are in the Python modules.
+"""
+import os
+
+import numpy as np
+
+cimport cython
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+cnp.import_array()
+
+
+cdef extern from "fastlstm.h" nogil:
+    ctypedef enum fastlstm_status:
+        FASTLSTM_OK
+        FASTLSTM_INTERRUPTED
+        FASTLSTM_TOO_LARGE
+    ctypedef struct fastlstm_engine:
+        pass
+    ctypedef struct fastlstm_layer:
+        int32_t kind, gates, peepholes, gate_recurrence, reverse, gate_activation, input_activation, output_activation
+        double clip
+        Py_ssize_t input_size, hidden_size, block_size
+        Py_ssize_t weight_ih, weight_hh, weight_gh, bias_ih, bias_hh, weight_peephole
+        Py_ssize_t state_h, state_c, state_a
+    ctypedef struct fastlstm_batch:
+        Py_ssize_t steps, lanes
+        const void *x
+        Py_ssize_t x_step, x_lane
+        void *y
+        Py_ssize_t y_step, y_lane
+        const int64_t *lengths
+        const uint8_t *reset
+        void *state
+    ctypedef struct fastlstm_learner:
+        const fastlstm_engine *engine
+        const fastlstm_layer *layers
+        Py_ssize_t n_layers, lanes
+        void *weights
+        void *velocity
+        void *gradient
+        void *traces
+        void *state
+        void *scratch
+        int32_t loss, update
+        double lr, momentum, decay
+        Py_ssize_t chunk, pending
+        int32_t has_error
+        double loss_sum
+        int64_t loss_steps
+    ctypedef int (*fastlstm_poll)(void *) noexcept nogil
+    const char *fastlstm_status_string(fastlstm_status)
+    const char *fastlstm_isa_name(int)
+    const fastlstm_engine *fastlstm_engine_select(const char *, int)
+    const char *fastlstm_engine_isa(const fastlstm_engine *)
+    fastlstm_status fastlstm_net_check(const fastlstm_layer *, Py_ssize_t)
+    Py_ssize_t fastlstm_params_size(const fastlstm_layer *, Py_ssize_t)
+    Py_ssize_t fastlstm_state_size(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    Py_ssize_t fastlstm_packed_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t)
+    Py_ssize_t fastlstm_forward_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    fastlstm_status fastlstm_pack(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, void *)
+    fastlstm_status fastlstm_unpack(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, void *)
+    fastlstm_status fastlstm_forward(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *,
+                                     const fastlstm_batch *, void *, fastlstm_poll, void *)
+    Py_ssize_t fastlstm_trace_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    Py_ssize_t fastlstm_trace_canonical_size(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    fastlstm_status fastlstm_trace_convert(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, void *, void *, int)
+    Py_ssize_t fastlstm_learner_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    fastlstm_status fastlstm_learner_run(fastlstm_learner *, Py_ssize_t, const void *, const void *, const uint8_t *, void *,
+                                         Py_ssize_t *, fastlstm_poll, void *)
+    fastlstm_status fastlstm_learner_forward(fastlstm_learner *, const void *, void *)
+    fastlstm_status fastlstm_learner_backward(fastlstm_learner *, const void *)
+    fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
+    fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
+    fastlstm_status fastlstm_sgd(const fastlstm_engine *, Py_ssize_t, void *, const void *, void *, double, double)
+
+
+# ---- Module init: one instruction set for the life of the process -------------------------------------------------
+
+def isa_names():
+    """Instruction sets of this build that this processor has, best first."""
+    names, i = [], 0
+    while fastlstm_isa_name(i) != NULL:
+        names.append(fastlstm_isa_name(i).decode())
+        i += 1
+    return names
+
+
+cdef const fastlstm_engine *engines[2]
+
+
+def select_isa(isa):
+    """Use `isa` from now on (None: the best); objects made before keep theirs. Returns the name."""
+    names = isa_names()
+    if isa is None:
+        isa = names[0]
+    if isa not in names:
+        raise ValueError(f"FASTLSTM_ISA is {isa!r}; this build on this processor has {', '.join(names)}")
+    name = isa.encode()
+    engines[0] = fastlstm_engine_select(name, 32)
+    engines[1] = fastlstm_engine_select(name, 64)
+    return isa
+
+
+select_isa(os.environ.get("FASTLSTM_ISA") or None)
+
+
+def selected_isa():
+    """Name of the instruction set in use."""
+    return fastlstm_engine_isa(engines[0]).decode()
+
+
+cdef const fastlstm_engine *engine_of(dtype):
+    return engines[0] if dtype == np.float32 else engines[1]
+
+
+# ---- Checks and status ----------------------------------------------------------------------------------------------
+
+cdef int check(fastlstm_status status) except -1:
+    if status != FASTLSTM_OK:
+        if status == FASTLSTM_TOO_LARGE:
+            raise ValueError(fastlstm_status_string(status).decode())
+        raise RuntimeError(f"fastlstm engine: {fastlstm_status_string(status).decode()}")
+    return 0
+
+
+cdef int poll(void *holder) noexcept nogil:
+    """Answer Ctrl-C inside a long call: run pending signal handlers, keep what they raise."""
+    with gil:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            (<list>holder).append(error)
+            return 1
+    return 0
+
+
+def aligned(Py_ssize_t size, dtype):
+    """Zeroed 1-D array of `size` elements that starts on a 64-byte boundary."""
+    if size < 0:
+        raise ValueError("a size does not fit into memory")
+    item = np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64 // item, dtype)
+    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // item
+    return raw[skip:skip + size]
+
+
+cdef object as_dtype(object x, str name, object dtype):
+    """x as a C-contiguous array of `dtype`: anything without a dtype is converted, a wrong dtype is an error."""
+    cdef object a = x
+    if not hasattr(x, "dtype"):
+        a = np.asarray(x)
+        if a.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be an array of {dtype}, not {type(x).__name__}")
+        a = a.astype(dtype)
+    else:
+        a = np.asarray(x)
+    if a.dtype != dtype:
+        raise TypeError(f"{name} is {a.dtype} and must be {dtype}")
+    return np.require(a, dtype, ["C", "A"])
+
+
+def as_input(x, str name, dtype, tuple shape):
+    """x as a C-contiguous array of `dtype` and `shape`; -1 in shape stands for any positive size."""
+    a = as_dtype(x, name, dtype)
+    cdef bint good = a.ndim == len(shape)
+    if good:
+        for have, want in zip(a.shape, shape):
+            good = good and (have > 0 if want == -1 else have == want)
+    if not good:
+        want = ", ".join("1 or more" if n == -1 else str(n) for n in shape)
+        raise ValueError(f"{name} has shape {a.shape} and must have ({want}{',' if len(shape) == 1 else ''})")
+    return a
+
+
+def as_output(out, str name, dtype, tuple shape):
+    """`out` if it can be written in place as it is."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} must be an array, not {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} is {out.dtype} and must be {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name} has shape {out.shape} and must have {shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+        raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
+    return out
+
+
+def as_mask(mask, str name, tuple shape):
+    """Booleans as uint8."""
+    a = np.asarray(mask)
+    if a.dtype != np.bool_:
+        raise TypeError(f"{name} is {a.dtype} and must be bool")
+    if a.shape != shape:
+        raise ValueError(f"{name} has shape {a.shape} and must have {shape}")
+    return np.ascontiguousarray(a).view(np.uint8)
+
+
+cdef inline void *data(object a) noexcept:
+    return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray>a)
+
+
+# ---- Parameters: one flat array, and whoever has newer values of it -----------------------------------------------------
+
+cdef class Parameters:
+    """The flat parameter and gradient arrays of a layer, or a slice of those of the network it is part of.
+
+    A learner works on packed weights. While its weights are newer than the flat array it stands in `owners`, and every
+    reader asks it to write them back first (`fetch`); `version` counts changes, so that packed copies know their age.
+    """
+    cdef readonly Parameters parent
+    cdef readonly Py_ssize_t offset, size
+    cdef object _data, _grad
+    cdef public long long version
+    cdef public list owners
+
+    def __init__(self, array):
+        self._data = array
+        self.size = array.shape[0]
+        self.owners = []
+
+    cdef Parameters root(self):
+        cdef Parameters p = self
+        while p.parent is not None:
+            p = p.parent
+        return p
+
+    cdef object part(self, object array):
+        cdef Parameters p = self
+        cdef Py_ssize_t at = 0
+        while p.parent is not None:
+            at += p.offset
+            p = p.parent
+        return array[at:at + self.size]
+
+    def attach(self, Parameters parent, Py_ssize_t offset):
+        """Become elements [offset, offset + size) of `parent`, which has copies of the values."""
+        self.parent, self.offset = parent, offset
+        self._data = self._grad = None
+
+    def fetch(self):
+        """The flat array with its newest values."""
+        cdef Parameters root = self.root()
+        for owner in root.owners:
+            owner.write_back()
+        root.owners.clear()
+        return self.part(root._data)
+
+    def changed(self):
+        """To be called after writing to what `fetch` gave."""
+        cdef Parameters root = self.root()
+        root.version += 1
+
+    def age(self):
+        return self.root().version
+
+    def grad(self):
+        cdef Parameters root = self.root()
+        if root._grad is None:
+            root._grad = np.zeros_like(root._data)
+        return self.part(root._grad)
+
+
+# ---- Networks ------------------------------------------------------------------------------------------------------
+
+cdef class Network:
+    """A checked array of `fastlstm_layer`, and the engine for its dtype."""
+    cdef const fastlstm_engine *engine
+    cdef fastlstm_layer *layers
+    cdef readonly Py_ssize_t n_layers, input_size, output_size, n_params, n_state, n_packed
+    cdef readonly object dtype
+    cdef readonly list specs
+    cdef object storage
+
+    def __init__(self, list specs, dtype):
+        cdef fastlstm_layer *l
+        self.specs = specs
+        self.dtype = np.dtype(dtype)
+        self.engine = engine_of(self.dtype)
+        self.n_layers = len(specs)
+        self.storage = np.zeros(self.n_layers * sizeof(fastlstm_layer), np.uint8)
+        self.layers = <fastlstm_layer *>data(self.storage)
+        for i, spec in enumerate(specs):
+            l = &self.layers[i]
+            l.kind, l.gates, l.peepholes, l.gate_recurrence, l.reverse = (
+                spec["kind"], spec["gates"], spec["peepholes"], spec["gate_recurrence"], spec["reverse"])
+            l.gate_activation, l.input_activation, l.output_activation = (
+                spec["gate_activation"], spec["input_activation"], spec["output_activation"])
+            l.clip = INFINITY if spec["clip"] is None else spec["clip"]
+            l.input_size, l.hidden_size, l.block_size = spec["input_size"], spec["hidden_size"], spec["block_size"]
+            l.weight_ih, l.weight_hh, l.weight_gh = spec["weight_ih"], spec["weight_hh"], spec["weight_gh"]
+            l.bias_ih, l.bias_hh, l.weight_peephole = spec["bias_ih"], spec["bias_hh"], spec["weight_peephole"]
+            l.state_h, l.state_c, l.state_a = spec["state_h"], spec["state_c"], spec["state_a"]
+        check(fastlstm_net_check(self.layers, self.n_layers))
+        self.n_params = fastlstm_params_size(self.layers, self.n_layers)
+        self.n_state = fastlstm_state_size(self.layers, self.n_layers, 1)
+        self.n_packed = fastlstm_packed_size(self.engine, self.layers, self.n_layers)
+        self.input_size = self.layers[0].input_size
+        l = &self.layers[self.n_layers - 1]
+        self.output_size = l.hidden_size + (self.layers[self.n_layers - 2].hidden_size if l.reverse else 0)
+
+    def __reduce__(self):
+        return Network, (self.specs, self.dtype)
+
+    def pack(self, params):
+        packed = aligned(self.n_packed, self.dtype)
+        check(fastlstm_pack(self.engine, self.layers, self.n_layers, data(params), data(packed)))
+        return packed
+
+    def unpack(self, packed, params):
+        check(fastlstm_unpack(self.engine, self.layers, self.n_layers, data(packed), data(params)))
+
+    def new_state(self, Py_ssize_t lanes):
+        cdef Py_ssize_t size = fastlstm_state_size(self.layers, self.n_layers, lanes)
+        if size < 0:
+            raise ValueError(f"{lanes} lanes do not fit into memory")
+        return aligned(size + 1, self.dtype)[:size]
+
+    def new_scratch(self, Py_ssize_t steps, Py_ssize_t lanes):
+        cdef Py_ssize_t size = fastlstm_forward_scratch_size(self.engine, self.layers, self.n_layers, steps, lanes)
+        if size < 0:
+            raise ValueError(f"{steps} steps of {lanes} lanes do not fit into memory")
+        return aligned(size, self.dtype)
+
+    def forward(self, packed, x, y, state, lengths=None, reset=None, bint batch_first=False, scratch=None):
+        """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written."""
+        cdef fastlstm_batch batch
+        cdef fastlstm_status status
+        cdef list raised = []
+        cdef Py_ssize_t first = x.shape[0], second = x.shape[1]
+        batch.steps, batch.lanes = (second, first) if batch_first else (first, second)
+        if scratch is None:
+            scratch = self.new_scratch(batch.steps, batch.lanes)
+        batch.x, batch.y, batch.state = data(x), data(y), data(state)
+        batch.x_step, batch.x_lane = self.input_size * batch.lanes, self.input_size
+        batch.y_step, batch.y_lane = self.output_size * batch.lanes, self.output_size
+        if batch_first:
+            batch.x_step, batch.x_lane = self.input_size, self.input_size * batch.steps
+            batch.y_step, batch.y_lane = self.output_size, self.output_size * batch.steps
+        batch.lengths = <const int64_t *>data(lengths)
+        batch.reset = <const uint8_t *>data(reset)
+        cdef void *weights = data(packed)
+        cdef void *work = data(scratch)
+        cdef void *holder = <void *>raised
+        with nogil:
+            status = fastlstm_forward(self.engine, self.layers, self.n_layers, weights, &batch, work, poll, holder)
+        if status == FASTLSTM_INTERRUPTED:
+            raise raised[0]
+        check(status)
+
+
+# ---- Streams -----------------------------------------------------------------------------------------------------------
+
+# Multiply-adds below which giving the GIL away and taking it back costs more than the work itself.
+cdef enum:
+    SMALL_WORK = 30000
+
+
+cdef class Stream:
+    """Base of fastlstm.Stream (docstrings there): a network's packed weights and a running state."""
+    cdef readonly Network network
+    cdef readonly Py_ssize_t lanes
+    cdef readonly object packed, flat_state
+    cdef object scratch, y
+    cdef fastlstm_batch batch
+    cdef bint busy, small
+    cdef int typenum
+
+    def __init__(self, Network network, packed, Py_ssize_t lanes):
+        self.network, self.packed, self.lanes = network, packed, lanes
+        self.flat_state = network.new_state(lanes)
+        self.scratch = network.new_scratch(1, lanes)
+        self.y = aligned(lanes * network.output_size, network.dtype)
+        self.typenum = network.dtype.num
+        self.small = network.n_packed * lanes < SMALL_WORK
+        self.batch.steps, self.batch.lanes = 1, lanes
+        self.batch.x_step, self.batch.x_lane = lanes * network.input_size, network.input_size
+        self.batch.y_step, self.batch.y_lane = lanes * network.output_size, network.output_size
+        self.batch.lengths = NULL
+        self.batch.reset = NULL
+        self.batch.state = data(self.flat_state)
+        self.batch.y = data(self.y)
+
+    cdef int begin(self) except -1:
+        if self.busy:
+            raise RuntimeError("this stream is in use by another thread; give each thread its own (stream.copy())")
+        self.busy = True
+        return 0
+
+    def _use(self, packed):
+        self.packed = packed
+
+    cdef bint fits(self, cnp.ndarray a):
+        """Whether `a` is one step's array, ready for C: (I,) or (lanes, I)."""
+        return (cnp.PyArray_TYPE(a) == self.typenum and cnp.PyArray_ISCARRAY_RO(a)
+                and cnp.PyArray_DIM(a, cnp.PyArray_NDIM(a) - 1) == self.network.input_size
+                and (cnp.PyArray_NDIM(a) == 2 and cnp.PyArray_DIM(a, 0) == self.lanes or cnp.PyArray_NDIM(a) == 1 and self.lanes == 1))
+
+    def step(self, x, out=None):
+        cdef cnp.ndarray a, y
+        cdef cnp.npy_intp shape[2]
+        cdef int ndim
+        cdef fastlstm_status status
+        if type(x) is not np_ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) == 0 or not self.fits(<cnp.ndarray>x):
+            x = as_dtype(x, "x", self.network.dtype)
+            if not (x.ndim and self.fits(x)):
+                want = f"({self.lanes}, {self.network.input_size})" + (f" or ({self.network.input_size},)" if self.lanes == 1 else "")
+                raise ValueError(f"x has shape {x.shape} and must have {want}")
+        a = <cnp.ndarray>x
+        ndim = cnp.PyArray_NDIM(a)
+        shape[0] = self.lanes
+        shape[ndim - 1] = self.network.output_size
+        if out is None:
+            y = cnp.PyArray_EMPTY(ndim, shape, self.typenum, 0)
+        else:
+            y = as_output(out, "out", self.network.dtype, tuple([shape[k] for k in range(ndim)]))
+        self.begin()
+        self.batch.x = cnp.PyArray_DATA(a)
+        cdef void *packed = data(self.packed)
+        cdef void *scratch = data(self.scratch)
+        if self.small:
+            status = fastlstm_forward(self.network.engine, self.network.layers, self.network.n_layers, packed, &self.batch, scratch, NULL, NULL)
+        else:
+            with nogil:
+                status = fastlstm_forward(self.network.engine, self.network.layers, self.network.n_layers, packed, &self.batch, scratch, NULL, NULL)
+        memcpy(cnp.PyArray_DATA(y), self.batch.y, cnp.PyArray_NBYTES(y))
+        self.busy = False
+        check(status)
+        return y
+
+    def _run(self, x, y):
+        """x (T, lanes, I) -> y; a run that raises leaves the state as it was before."""
+        self.begin()
+        try:
+            before = self.flat_state.copy()
+            try:
+                self.network.forward(self.packed, x, y, self.flat_state)
+            except BaseException:
+                self.flat_state[:] = before
+                raise
+        finally:
+            self.busy = False
+
+
+cdef object np_ndarray = np.ndarray
+
+
+# ---- Learners ----------------------------------------------------------------------------------------------------------
+
+LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4}
+
+
+cdef class Learner:
+    """Base of fastlstm.OnlineLearner (docstrings there): weights, traces and state of one `fastlstm_learner`."""
+    cdef readonly Network network
+    cdef readonly Parameters parameters
+    cdef readonly Py_ssize_t lanes
+    cdef readonly object flat_state
+    cdef object weights, velocity, gradient, traces, scratch
+    cdef fastlstm_learner c
+    cdef long long version
+    cdef bint dirty, busy
+    cdef readonly object optimizer
+    cdef long long optimizer_version
+
+    def __init__(self, Network network, Parameters parameters, int loss, optimizer, Py_ssize_t chunk, Py_ssize_t lanes):
+        cdef Py_ssize_t traces = fastlstm_trace_size(network.engine, network.layers, network.n_layers, lanes)
+        cdef Py_ssize_t scratch = fastlstm_learner_scratch_size(network.engine, network.layers, network.n_layers, lanes)
+        if traces < 0 or scratch < 0:
+            raise ValueError(f"the traces of {lanes} lanes do not fit into memory")
+        self.network, self.parameters, self.lanes, self.optimizer = network, parameters, lanes, optimizer
+        self.flat_state = network.new_state(lanes)
+        self.traces = aligned(traces + 1, network.dtype)
+        self.scratch = aligned(scratch, network.dtype)
+        if optimizer is None or chunk != 1:
+            self.gradient = aligned(network.n_packed, network.dtype)
+        if optimizer is not None and optimizer.momentum:
+            self.velocity = aligned(network.n_packed, network.dtype)
+        self.version = -1
+        self.optimizer_version = -1
+        self.c.engine, self.c.layers, self.c.n_layers, self.c.lanes = network.engine, network.layers, network.n_layers, lanes
+        self.c.velocity, self.c.gradient = data(self.velocity), data(self.gradient)
+        self.c.traces, self.c.state, self.c.scratch = data(self.traces), data(self.flat_state), data(self.scratch)
+        self.c.loss, self.c.update, self.c.chunk = loss, optimizer is not None, chunk
+
+    # Weights and velocity: the packed ones are the truth between `take` and `write_back`.
+
+    cdef int take(self) except -1:
+        """Begin a call: have the newest weights, velocity and rates."""
+        if self.busy:
+            raise RuntimeError("this learner is in use by another thread")
+        if self.parameters.root().version != self.version:
+            flat = np.ascontiguousarray(self.parameters.fetch())
+            if self.weights is None:
+                self.weights = aligned(self.network.n_packed, self.network.dtype)
+                self.c.weights = data(self.weights)
+            check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.weights)))
+            self.version = self.parameters.root().version
+        if self.optimizer is not None:
+            self.c.lr, self.c.momentum, self.c.decay = self.optimizer.lr, self.optimizer.momentum, self.optimizer.decay
+            if self.velocity is not None and self.optimizer.version != self.optimizer_version:
+                flat = np.ascontiguousarray(self.optimizer.velocity_of(self.parameters))
+                check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.velocity)))
+                self.optimizer_version = self.optimizer.version
+        self.busy = True
+        return 0
+
+    cdef int give(self) except -1:
+        """End a call that may have changed weights."""
+        cdef Parameters root
+        self.busy = False
+        if self.optimizer is not None:
+            self.optimizer.lr = self.c.lr
+            root = self.parameters.root()
+            root.version += 1
+            self.version = root.version
+            if not self.dirty:
+                self.dirty = True
+                root.owners.append(self)
+        return 0
+
+    def write_back(self):
+        """Write weights and velocity to the flat arrays they came from (called by Parameters.fetch)."""
+        cdef object flat = self.parameters.part(self.parameters.root()._data)
+        check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.weights), data(flat)))
+        if self.velocity is not None:
+            flat = self.optimizer.velocity_of(self.parameters)
+            check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.velocity), data(flat)))
+        self.dirty = False
+
+    def sync(self):
+        """Make the flat parameters and the optimizer's state current."""
+        self.parameters.fetch()
+
+    # Steps.
+
+    def _run(self, x, targets, reset, y):
+        """x (T, lanes, I), checked targets and reset -> y; returns the mean loss of steps with a target."""
+        cdef Py_ssize_t steps = x.shape[0], done = 0
+        cdef list raised = []
+        cdef fastlstm_status status
+        cdef void *cx = data(x)
+        cdef void *ct = data(targets)
+        cdef void *cy = data(y)
+        cdef const uint8_t *cr = <const uint8_t *>data(reset)
+        cdef void *holder = <void *>raised
+        self.take()
+        self.c.loss_sum, self.c.loss_steps = 0, 0
+        with nogil:
+            status = fastlstm_learner_run(&self.c, steps, cx, ct, cr, cy, &done, poll, holder)
+        self.give()
+        if status == FASTLSTM_INTERRUPTED:
+            raise raised[0]
+        check(status)
+        return self.c.loss_sum / self.c.loss_steps if self.c.loss_steps else float("nan")
+
+    def _forward(self, x, y):
+        self.take()
+        cdef fastlstm_status status = fastlstm_learner_forward(&self.c, data(x), data(y))
+        self.give()
+        check(status)
+
+    def _backward(self, dy):
+        self.take()
+        cdef fastlstm_status status = fastlstm_learner_backward(&self.c, data(dy))
+        self.give()
+        check(status)
+
+    def _reset(self, mask):
+        self.take()
+        cdef fastlstm_status status = fastlstm_learner_reset(&self.c, <const uint8_t *>data(mask))
+        self.give()
+        check(status)
+
+    def _apply(self):
+        self.take()
+        cdef fastlstm_status status = fastlstm_learner_apply(&self.c)
+        self.give()
+        check(status)
+
+    def _clear_traces(self):
+        self.traces[:] = 0
+
+    def _gradient(self):
+        """The gathered gradient as a flat array in the parameters' order; zeros if every step updates."""
+        flat = np.zeros(self.network.n_params, self.network.dtype)
+        if self.gradient is not None:
+            self.network.unpack(self.gradient, flat)
+        return flat
+
+    def _zero_gradient(self):
+        if self.gradient is not None:
+            self.gradient[:] = 0
+        self.c.has_error = 0
+
+    def _memory(self):
+        """Everything but the network, the weights and the optimizer, in a form that no instruction set shapes."""
+        cdef Py_ssize_t size = fastlstm_trace_canonical_size(self.network.layers, self.network.n_layers, self.lanes)
+        traces = np.zeros(size, self.network.dtype)
+        check(fastlstm_trace_convert(self.network.engine, self.network.layers, self.network.n_layers, self.lanes, data(self.traces), data(traces), 1))
+        return {"state": np.array(self.flat_state), "traces": traces, "gradient": self._gradient(),
+                "pending": self.c.pending, "has_error": self.c.has_error}
+
+    def _set_memory(self, memory):
+        traces = memory["traces"]
+        check(fastlstm_trace_convert(self.network.engine, self.network.layers, self.network.n_layers, self.lanes, data(self.traces), data(traces), 0))
+        self.flat_state[:] = memory["state"]
+        if self.gradient is not None:
+            check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(memory["gradient"]), data(self.gradient)))
+        self.c.pending, self.c.has_error = memory["pending"], memory["has_error"]
+
+    def nbytes(self):
+        """Bytes that this learner holds, all taken when it is made."""
+        arrays = (self.weights, self.velocity, self.gradient, self.traces, self.flat_state, self.scratch)
+        return sum(a.nbytes for a in arrays if a is not None)
+
+
+def sgd(weights, gradient, velocity, double lr, double momentum):
+    """v = momentum v + gradient; w -= lr v, on contiguous flat arrays of one dtype; velocity may be None."""
+    check(fastlstm_sgd(engine_of(weights.dtype), weights.shape[0], data(weights), data(gradient), data(velocity), lr, momentum))

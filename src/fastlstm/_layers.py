@@ -1,0 +1,733 @@
+"""Layers: their options, parameters and names. All arithmetic is the engine's (`_core`)."""
+
+import math
+
+import numpy as np
+
+from fastlstm import _core
+from fastlstm._stream import Stream
+
+ACTIVATIONS = {"sigmoid": 0, "tanh": 1, "identity": 2, "relu": 3, "g1997": 4, "h1997": 5}
+LSTM_KIND, LINEAR_KIND = 0, 1
+INPUT_GATE, FORGET_GATE, OUTPUT_GATE, COUPLED_GATES = 1, 2, 4, 8
+
+
+def as_size(value, name, least=1):
+    """`value` as an int of at least `least`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    if not least <= value < 2**40:
+        raise ValueError(f"{name} is {value} and must be at least {least} and below 2**40")
+    return int(value)
+
+
+def as_flag(value, name):
+    """`value` as a bool, if it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def as_number(value, name, low=-math.inf, high=math.inf, low_in=True):
+    """`value` as a finite float in [low, high] (or (low, high] if not `low_in`)."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    value = float(value)
+    if not (math.isfinite(value) and low <= value <= high and (low_in or value > low)):
+        raise ValueError(f"{name} is {value} and must be in {'[' if low_in else '('}{low}, {high}]")
+    return value
+
+
+def as_choice(value, name, choices):
+    """`value`, if it is one of `choices`."""
+    if not isinstance(value, (str, bool, type(None))) or value not in choices:
+        raise ValueError(f"{name} is {value!r} and must be one of {', '.join(repr(c) for c in choices)}")
+    return value
+
+
+class State(tuple):
+    """(h, c) of a recurrent layer whose net inputs also read the gate activations of the step before.
+
+    A plain pair to everyone; `gates` (L*D, B, A) makes it complete, so that a sequence may be continued exactly.
+    Given back as a plain tuple, the gate activations start from zero.
+    """
+
+    def __new__(cls, items, gates):
+        self = super().__new__(cls, items)
+        self.gates = gates
+        return self
+
+    def __getnewargs__(self):
+        return tuple(self), self.gates
+
+
+class Layer:
+    """What layers and networks have in common: parameters by name, calls, streams, copies.
+
+    A subclass sets `_specs` (dicts with the fields of the C struct `fastlstm_layer`; include/fastlstm.h says what
+    they mean), `_shapes` (parameter name -> (offset, shape)), `_recurrent` (for each recurrent layer the sizes that
+    its state arrays are made of), then calls `_finish`.
+    """
+
+    batch_first = False
+
+    def _finish(self, dtype, values):
+        self._network = _core.Network(self._specs, dtype)
+        self._parameters = _core.Parameters(values)
+        self._packed = (None, -1)
+
+    # ---- parameters ----
+
+    @property
+    def dtype(self):
+        """Element type of parameters, inputs and outputs, a `numpy.dtype`."""
+        return self._network.dtype
+
+    @property
+    def parameters(self):
+        """All parameters in one flat array, a read-only view of their newest values."""
+        view = self._parameters.fetch().view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def grad(self):
+        """All gradients in one flat writable array, in the order of `parameters`."""
+        return self._parameters.grad()
+
+    def gradients(self):
+        """Gradients by parameter name: a dict of writable views into `grad`."""
+        flat = self.grad
+        return {name: flat[at : at + math.prod(shape)].reshape(shape) for name, (at, shape) in self._shapes.items()}
+
+    def zero_grad(self):
+        """Set all gradients to zero."""
+        self.grad[:] = 0
+
+    def _view(self, name):
+        at, shape = self._shapes[name]
+        return self._parameters.fetch()[at : at + math.prod(shape)].reshape(shape)
+
+    def state_dict(self):
+        """Parameter name -> copy of the array.
+
+        >>> import fastlstm as fl
+        >>> sorted(fl.Linear(3, 2, seed=0).state_dict())
+        ['bias', 'weight']
+        """
+        return {name: self._view(name).copy() for name in self._shapes}
+
+    def load_state_dict(self, state):
+        """Take parameters from a mapping of name -> array (anything with ``__array__``).
+
+        Every name, shape and dtype is checked before any parameter changes.
+
+        Raises
+        ------
+        ValueError
+            A name is missing or unknown, or a shape is wrong.
+        TypeError
+            An array has another dtype than the layer.
+        """
+        if not hasattr(state, "keys"):
+            raise TypeError(f"state must be a mapping of name -> array, not {type(state).__name__}")
+        missing, unknown = self._shapes.keys() - set(state.keys()), set(state.keys()) - self._shapes.keys()
+        if missing or unknown:
+            words = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)
+            words += [f"has unknown {', '.join(sorted(map(str, unknown)))}"] * bool(unknown)
+            raise ValueError(f"state {' and '.join(words)}")
+        arrays = {name: self._checked(name, state[name]) for name in self._shapes}
+        for name, array in arrays.items():
+            self._view(name)[...] = array
+        self._parameters.changed()
+
+    def _checked(self, name, value):
+        array = np.asarray(value)
+        shape = self._shapes[name][1]
+        if not hasattr(value, "dtype") and array.dtype.kind in "biuf":
+            array = array.astype(self.dtype)
+        if array.dtype != self.dtype:
+            raise TypeError(f"{name} is {array.dtype} and must be {self.dtype}")
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape} and must have {shape}")
+        return array
+
+    def __getattr__(self, name):
+        shapes = self.__dict__.get("_shapes", {})
+        if name not in shapes:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        view = self._view(name)
+        view.flags.writeable = False
+        return view
+
+    def __setattr__(self, name, value):
+        if name in self.__dict__.get("_shapes", ()):
+            array = self._checked(name, value)
+            self._view(name)[...] = array
+            self._parameters.changed()
+        else:
+            super().__setattr__(name, value)
+
+    def __dir__(self):
+        return [*super().__dir__(), *self._shapes]
+
+    def __getstate__(self):
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_packed", "_parameters", "_network")}
+        return state | {"values": self.parameters.copy(), "dtype": self.dtype.name}
+
+    def __setstate__(self, state):
+        values, dtype = state.pop("values"), state.pop("dtype")
+        self.__dict__.update(state)
+        self._finish(dtype, values)
+
+    # ---- running ----
+
+    def _weights(self):
+        """Packed weights, made anew when parameters have changed."""
+        packed, age = self._packed
+        if age != self._parameters.age():
+            flat = np.ascontiguousarray(self._parameters.fetch())
+            age = self._parameters.age()
+            packed = self._network.pack(flat)
+            self.__dict__["_packed"] = (packed, age)
+        return packed
+
+    def _state_views(self, flat, lanes):
+        """The state as users see it, as views of the engine's flat array: a list, one entry per recurrent layer."""
+        views, at = [], 0
+        for cells, hidden, gates in self._recurrent:
+            parts = []
+            for width in (hidden, hidden, gates):
+                parts.append(flat[at : at + cells * lanes * width].reshape(cells, lanes, width))
+                at += cells * lanes * width
+            h, c, a = parts
+            views.append(State((h, c), a) if gates else (h, c))
+        return views
+
+    def _wrap_state(self, views):
+        """A single layer's state is its entry itself."""
+        return views[0] if views else None
+
+    def _unwrap_state(self, state):
+        if not self._recurrent:
+            raise ValueError("state must be None: this layer has no state")
+        return [state]
+
+    def _fill_state(self, flat, lanes, state):
+        """Write a user's state into a flat array, after checking all of it."""
+        entries = self._unwrap_state(state)
+        if not isinstance(entries, (list, tuple)) or len(entries) != len(self._recurrent):
+            raise ValueError(f"state must be a list of {len(self._recurrent)} entries, one per recurrent layer")
+        pairs = []
+        for k, (entry, view) in enumerate(zip(entries, self._state_views(flat, lanes), strict=True)):
+            name = f"state[{k}]" if len(entries) > 1 else "state"
+            if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+                raise ValueError(f"{name} must be a pair (h, c)")
+            arrays = [*entry, getattr(entry, "gates", None)]
+            views = [*view, getattr(view, "gates", None)]
+            for part, array, to in zip("hca", arrays, views, strict=True):
+                if array is None or to is None:
+                    if part != "a":
+                        raise TypeError(f"{part} of {name} must be an array, not None")
+                    continue
+                if lanes == 1 and np.ndim(array) == 2:  # one sequence, as PyTorch's unbatched state
+                    array = np.asarray(array)[:, None, :]
+                pairs.append((to, _core.as_input(array, f"{part} of {name}", self.dtype, to.shape)))
+        flat[:] = 0
+        for to, array in pairs:
+            to[...] = array
+
+    def __call__(self, x, state=None, lengths=None, reset=None):
+        """Run a sequence, a batch, or a list of sequences.
+
+        Parameters
+        ----------
+        x : array (T, B, I), (T, I), (B, T, I) with `batch_first`, or list of B arrays (T_b, I)
+            Of the layer's dtype.
+        state : optional
+            ``(h, c)`` of a recurrent layer, each (L*D, B, H); for a `Sequential` a list, one entry per
+            recurrent layer. Default: zeros.
+        lengths : (B,) integers, optional
+            Valid steps of each sequence, 1 to T. What lies beyond is never read.
+        reset : (T, B) booleans, optional
+            Where true, the state is zero before that step: an episode starts there. In a backward direction the
+            episodes are the same, read from their ends.
+
+        Returns
+        -------
+        y : array like x with O instead of I, or list of arrays (T_b, O)
+            Zero beyond a sequence's length.
+        state
+            After each sequence's last valid step, in the form that `state` takes; None for a layer without state.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument has the wrong shape, dtype or values; nothing has happened then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastlstm as fl
+        >>> y, (h, c) = fl.LSTM(3, 4, seed=0)(np.zeros((5, 2, 3), np.float32))
+        >>> y.shape, h.shape
+        ((5, 2, 4), (1, 2, 4))
+        """
+        ragged = isinstance(x, (list, tuple)) and bool(x) and all(np.ndim(item) == 2 for item in x)
+        if ragged:
+            if lengths is not None:
+                raise ValueError("lengths must be None when x is a list of sequences: they have their own")
+            x, lengths = self._padded(x)
+        single = not ragged and np.ndim(x) == 2
+        batch_first = self.batch_first and not ragged and not single
+        if single:
+            x = _core.as_input(x, "x", self.dtype, (-1, self._network.input_size))[:, None, :]
+        else:
+            x = _core.as_input(x, "x", self.dtype, (-1, -1, self._network.input_size))
+        lanes, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+        if lengths is not None and not ragged:
+            lengths = self._lengths(lengths, lanes, steps)
+        if reset is not None:
+            reset = np.asarray(reset)
+            if single and reset.shape == (steps,):
+                reset = reset[:, None]
+            reset = _core.as_mask(reset, "reset", (steps, lanes))
+        flat = self._network.new_state(lanes)
+        if state is not None:
+            self._fill_state(flat, lanes, state)
+        y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
+        self._network.forward(self._weights(), x, y, flat, lengths, reset, batch_first)
+        after = self._wrap_state(self._state_views(flat, lanes))
+        if ragged:
+            return [y[:length, b].copy() for b, length in enumerate(lengths)], after
+        return (y[:, 0] if single else y), after
+
+    def _padded(self, sequences):
+        width = self._network.input_size
+        arrays = [_core.as_input(x, f"x[{b}]", self.dtype, (-1, width)) for b, x in enumerate(sequences)]
+        lengths = np.array([len(a) for a in arrays], np.int64)
+        x = np.zeros((int(lengths.max()), len(arrays), width), self.dtype)
+        for b, a in enumerate(arrays):
+            x[: len(a), b] = a
+        return x, lengths
+
+    @staticmethod
+    def _lengths(lengths, lanes, steps):
+        lengths = np.asarray(lengths)
+        if lengths.dtype.kind not in "iu":
+            raise TypeError(f"lengths is {lengths.dtype} and must be integers")
+        if lengths.shape != (lanes,):
+            raise ValueError(f"lengths has shape {lengths.shape} and must have ({lanes},)")
+        if lengths.min() < 1 or lengths.max() > steps:
+            raise ValueError(f"lengths are from {lengths.min()} to {lengths.max()} and must be from 1 to {steps}")
+        return np.ascontiguousarray(lengths, np.int64)
+
+    def stream(self, lanes=1, weights="float32"):
+        """A running copy for step-by-step use; see `Stream`.
+
+        Parameters
+        ----------
+        lanes : int
+            Independent sequences that run side by side.
+        weights : "float32"
+            How the copy stores its weights; a float64 layer keeps float64.
+        """
+        if any(spec["reverse"] for spec in self._specs):
+            raise ValueError("a bidirectional layer cannot stream: its backward direction needs the end of the sequence")
+        as_choice(weights, "weights", ("float32",) if self.dtype == np.float32 else ("float32", "float64"))
+        return Stream(self, as_size(lanes, "lanes"))
+
+
+class LSTM(Layer):
+    """Long short-term memory, in all the variants of its literature, by switches of one cell.
+
+    For memory blocks of S cells, with s = (x_t, h_{t-1}, gate activations_{t-1} if `gate_recurrence`, 1)::
+
+        i = sigma(W_i s + p_i . c_{t-1})     f = sigma(W_f s + p_f . c_{t-1})     g = g(W_g s)
+        c_t = f c_{t-1} + i g                o = sigma(W_o s + p_o . c_t)         h_t = o h(c_t)
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    num_layers : int
+        L layers, each reading the one below.
+    bias : True, "single" or False
+        Two bias vectors as in PyTorch (both are added, both learn), one, or none.
+    batch_first : bool
+        Batches are (B, T, I) instead of (T, B, I).
+    bidirectional : bool
+        A second cell reads time backwards; outputs are (..., 2H), forward half first.
+    peepholes : bool
+        Gates read the cell states of their block (Gers, Schraudolph and Schmidhuber 2002).
+    input_gate, forget_gate, output_gate : bool
+        False: the gate is constantly 1. Without a forget gate this is the carousel of 1997.
+    coupled_gates : bool
+        f = 1 - i, without parameters of its own (Greff et al. 2017); `forget_gate` does not matter then.
+    gate_recurrence : bool
+        Net inputs also read all gate activations of the step before, as in 1997.
+    block_size : int
+        S cells share their gates (1997); divides H. Unit u is cell u % S of block u // S.
+    input_activation, output_activation, gate_activation : str
+        g, h and sigma: "sigmoid", "tanh", "identity", "relu", "g1997" (2 tanh(x/2)), "h1997" (tanh(x/2)).
+    clip : float or None
+        Cell states are kept within [-clip, clip].
+    dtype : "float32" or "float64"
+    seed : int, numpy Generator or None
+        Of the initial parameters, U(-1/sqrt(H), 1/sqrt(H)).
+
+    Notes
+    -----
+    Parameters have PyTorch's names, shapes and gate order i, f, g, o; see `state_dict`. `dropout` and `proj_size`
+    are taken for PyTorch's sake and must be 0: training with them is not built yet.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of range, of the wrong type, or contradicts another.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> lstm = fl.LSTM(2, 8, seed=0)
+    >>> y, (h, c) = lstm(np.ones((10, 2), np.float32))
+    >>> y.shape
+    (10, 8)
+    >>> stream = lstm.stream()
+    >>> bool((stream.step(np.ones(2, np.float32)) == y[0]).all())
+    True
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        *,
+        bias=True,
+        batch_first=False,
+        bidirectional=False,
+        dropout=0.0,
+        proj_size=0,
+        peepholes=False,
+        input_gate=True,
+        forget_gate=True,
+        output_gate=True,
+        coupled_gates=False,
+        gate_recurrence=False,
+        block_size=1,
+        input_activation="tanh",
+        output_activation="tanh",
+        gate_activation="sigmoid",
+        clip=None,
+        dtype="float32",
+        seed=None,
+    ):
+        self.input_size = as_size(input_size, "input_size")
+        self.hidden_size = as_size(hidden_size, "hidden_size")
+        self.num_layers = as_size(num_layers, "num_layers")
+        self.block_size = as_size(block_size, "block_size")
+        if self.hidden_size % self.block_size:
+            raise ValueError(f"block_size is {block_size} and must divide hidden_size, which is {hidden_size}")
+        self.bias = as_choice(bias, "bias", (True, "single", False))
+        flags = {
+            "batch_first": batch_first,
+            "bidirectional": bidirectional,
+            "peepholes": peepholes,
+            "input_gate": input_gate,
+            "forget_gate": forget_gate,
+            "output_gate": output_gate,
+            "coupled_gates": coupled_gates,
+            "gate_recurrence": gate_recurrence,
+        }
+        for name, value in flags.items():
+            setattr(self, name, as_flag(value, name))
+        if self.coupled_gates and not self.input_gate:
+            raise ValueError("coupled_gates needs input_gate: the forget gate is 1 - i")
+        for name, value in (("dropout", dropout), ("proj_size", proj_size)):
+            if as_number(value, name, 0):
+                raise ValueError(f"{name} is {value} and must be 0: it is not built yet")
+        self.dropout, self.proj_size = 0.0, 0
+        self.input_activation = as_choice(input_activation, "input_activation", ACTIVATIONS)
+        self.output_activation = as_choice(output_activation, "output_activation", ACTIVATIONS)
+        self.gate_activation = as_choice(gate_activation, "gate_activation", ACTIVATIONS)
+        self.clip = None if clip is None else as_number(clip, "clip", 0, low_in=False)
+        dtype = as_choice(dtype if isinstance(dtype, str) else np.dtype(dtype).name, "dtype", ("float32", "float64"))
+        size = self._build()
+        bound = 1 / math.sqrt(self.hidden_size)
+        self._finish(dtype, random_parameters(size, dtype, seed, bound))
+
+    def _build(self):
+        """Name the parameters and describe the cells; returns the number of parameters."""
+        own_forget = self.forget_gate and not self.coupled_gates
+        present = [self.input_gate, own_forget, self.output_gate]
+        blocks = self.hidden_size // self.block_size
+        rows = sum(present) * blocks + self.hidden_size
+        gates = sum(present) * blocks if self.gate_recurrence else 0
+        directions = 2 if self.bidirectional else 1
+        cells = self.num_layers * directions
+        self._specs, self._shapes, size = [], {}, 0
+        self._recurrent = [(cells, self.hidden_size, gates)]
+        for k in range(cells):
+            layer, reverse = divmod(k, directions)
+            width = self.input_size if layer == 0 else self.hidden_size * directions
+            suffix = f"_l{layer}" + ("_reverse" if reverse else "")
+            shapes = {
+                "weight_ih": (rows, width),
+                "weight_hh": (rows, self.hidden_size),
+                "bias_ih": (rows,) if self.bias else None,
+                "bias_hh": (rows,) if self.bias is True else None,
+                "weight_gh": (rows, gates) if gates else None,
+                "weight_peephole": (sum(present), self.hidden_size) if self.peepholes and sum(present) else None,
+            }
+            spec = {
+                "kind": LSTM_KIND,
+                "gates": sum(bit for bit, has in zip((INPUT_GATE, FORGET_GATE, OUTPUT_GATE), present, strict=True) if has)
+                | (COUPLED_GATES if self.coupled_gates else 0),
+                "peepholes": int(shapes["weight_peephole"] is not None),
+                "gate_recurrence": int(self.gate_recurrence),
+                "reverse": reverse,
+                "gate_activation": ACTIVATIONS[self.gate_activation],
+                "input_activation": ACTIVATIONS[self.input_activation],
+                "output_activation": ACTIVATIONS[self.output_activation],
+                "clip": self.clip,
+                "input_size": width,
+                "hidden_size": self.hidden_size,
+                "block_size": self.block_size,
+                "state_h": k * self.hidden_size,
+                "state_c": (cells + k) * self.hidden_size,
+                "state_a": 2 * cells * self.hidden_size + k * gates if gates else -1,
+            }
+            for name, shape in shapes.items():
+                spec[name] = -1 if shape is None else size
+                if shape is not None:
+                    self._shapes[name + suffix] = (size, shape)
+                    size += math.prod(shape)
+            self._specs.append(spec)
+        return size
+
+    def __repr__(self):
+        more = f", {self.num_layers}" if self.num_layers > 1 else ""
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{more})"
+
+
+class LSTM1997(LSTM):
+    """The memory cell of Hochreiter and Schmidhuber (1997): a preset of `LSTM`.
+
+    No forget gate; blocks of cells that share their gates; g in [-2, 2] and h in [-1, 1] (eqs 4 and 5); gates and
+    cells read the inputs, all cell outputs and all gate activations of the step before; one bias vector.
+
+    Parameters
+    ----------
+    input_size : int
+    blocks : int
+        Memory cell blocks.
+    block_size : int
+        Cells in a block; the layer has ``blocks * block_size`` outputs.
+    input_gate_bias : float or sequence of `blocks` floats, optional
+        Initial bias of each block's input gate, the paper's remedy against drifting states (such as -1, -3, -5).
+        Default: random like all other weights.
+    output_gate_bias : float or sequence of `blocks` floats, optional
+        The same of the output gates, its remedy against abuse of cells (such as -1, -2, -3).
+    init : float
+        Weights and biases start uniform in [-init, init]: 0.1 in experiments 3 to 6, 0.2 in 1 and 2.
+    dtype, seed, **options
+        As for `LSTM`.
+
+    Examples
+    --------
+    >>> import fastlstm as fl
+    >>> fl.LSTM1997(8, blocks=2, block_size=2, seed=0).parameters.size   # experiment 6a without its output units
+    136
+    """
+
+    def __init__(
+        self, input_size, blocks, block_size=1, *, input_gate_bias=None, output_gate_bias=None, init=0.1, dtype="float32", seed=None, **options
+    ):
+        blocks, block_size = as_size(blocks, "blocks"), as_size(block_size, "block_size")
+        init = as_number(init, "init", 0)
+        preset = {
+            "bias": "single",
+            "forget_gate": False,
+            "gate_recurrence": True,
+            "input_activation": "g1997",
+            "output_activation": "h1997",
+        }
+        super().__init__(input_size, blocks * block_size, block_size=block_size, dtype=dtype, seed=seed, **(preset | options))
+        self.blocks = blocks
+        self._parameters.fetch()[:] *= init * math.sqrt(self.hidden_size)
+        own_forget = self.forget_gate and not self.coupled_gates
+        starts = {  # first row of a gate
+            "input_gate_bias": 0,
+            "output_gate_bias": blocks * (self.input_gate + own_forget) + self.hidden_size,
+        }
+        for name, value in (("input_gate_bias", input_gate_bias), ("output_gate_bias", output_gate_bias)):
+            if value is None:
+                continue
+            if not getattr(self, name.removesuffix("_bias")) or not self.bias:
+                raise ValueError(f"{name} must be None: the gate or its bias does not exist")
+            value = np.asarray(value, np.float64)
+            if value.shape not in ((), (blocks,)) or not np.isfinite(value).all():
+                raise ValueError(f"{name} must be a finite number or {blocks} of them")
+            for shape_name in self._shapes:
+                if shape_name.startswith("bias_ih"):
+                    self._view(shape_name)[starts[name] : starts[name] + blocks] = value
+        self._parameters.changed()
+
+
+class Linear(Layer):
+    """y = act(W x + b), applied to every step.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    activation : str or None
+        One of the names that `LSTM` knows; None is "identity".
+    dtype : "float32" or "float64"
+    seed : int, numpy Generator or None
+        Of the initial parameters, U(-1/sqrt(in_features), 1/sqrt(in_features)).
+
+    Notes
+    -----
+    Parameters: ``weight`` (out_features, in_features), ``bias`` (out_features,). Called like every layer, it returns
+    ``(y, None)``: it has no state.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> y, _ = fl.Linear(3, 2, seed=0)(np.ones((4, 3), np.float32))
+    >>> y.shape
+    (4, 2)
+    """
+
+    def __init__(self, in_features, out_features, *, bias=True, activation=None, dtype="float32", seed=None):
+        self.in_features = as_size(in_features, "in_features")
+        self.out_features = as_size(out_features, "out_features")
+        has_bias = as_flag(bias, "bias")
+        self.activation = as_choice(activation, "activation", (None, *ACTIVATIONS))
+        dtype = as_choice(dtype if isinstance(dtype, str) else np.dtype(dtype).name, "dtype", ("float32", "float64"))
+        size = self.in_features * self.out_features
+        self._shapes = {"weight": (0, (self.out_features, self.in_features))}
+        if has_bias:
+            self._shapes["bias"] = (size, (self.out_features,))
+        self._recurrent = []
+        self._specs = [
+            dict.fromkeys(
+                ("gates", "peepholes", "gate_recurrence", "reverse", "gate_activation", "input_activation", "state_h", "state_c", "weight_ih"), 0
+            )
+            | dict.fromkeys(("weight_hh", "weight_gh", "bias_hh", "weight_peephole", "state_a"), -1)
+            | {
+                "kind": LINEAR_KIND,
+                "output_activation": ACTIVATIONS[self.activation or "identity"],
+                "clip": None,
+                "input_size": self.in_features,
+                "hidden_size": self.out_features,
+                "block_size": 1,
+                "bias_ih": size if has_bias else -1,
+            }
+        ]
+        bound = 1 / math.sqrt(self.in_features)
+        self._finish(dtype, random_parameters(size + self.out_features * has_bias, dtype, seed, bound))
+
+    def __repr__(self):
+        more = f", activation={self.activation!r}" if self.activation else ""
+        return f"Linear({self.in_features}, {self.out_features}{more})"
+
+
+class Sequential(Layer):
+    """A stacked network: each layer reads the outputs of the one before.
+
+    Parameters
+    ----------
+    *layers : Layer
+        `LSTM`, `LSTM1997`, `Linear`, or other `Sequential`; sizes and dtypes must fit. From now on the layers'
+        parameters are slices of the network's one flat array; a layer can be part of one network only.
+
+    Notes
+    -----
+    Parameter names are prefixed with the position: ``0.weight_ih_l0``. A state is a list, one entry per recurrent
+    layer. `net[k]` is a layer.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> net = fl.Sequential(fl.LSTM(2, 8, seed=0), fl.Linear(8, 1, seed=1))
+    >>> y, state = net(np.ones((10, 2), np.float32))
+    >>> y.shape, len(state)
+    ((10, 1), 1)
+    """
+
+    def __init__(self, *layers):
+        if not layers:
+            raise ValueError("Sequential needs at least one layer")
+        for k, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layer {k} must be a fastlstm layer, not {type(layer).__name__}")
+            if layer._parameters.parent is not None or any(layer is other for other in layers[:k]):
+                raise ValueError(f"layer {k} is already part of a network; copy it (copy.deepcopy) to use it again")
+            if layer.dtype != layers[0].dtype:
+                raise ValueError(f"layer {k} is {layer.dtype} and must be {layers[0].dtype} as the first")
+            if k and layer._network.input_size != layers[k - 1]._network.output_size:
+                raise ValueError(
+                    f"layer {k} reads {layer._network.input_size} inputs and layer {k - 1} has {layers[k - 1]._network.output_size} outputs"
+                )
+        orders = {layer.batch_first for layer in layers if layer._recurrent}
+        if len(orders) > 1:
+            raise ValueError("batch_first must be the same for all recurrent layers of a Sequential")
+        self.layers = tuple(layers)
+        self.batch_first = orders.pop() if orders else False
+        self._shapes, self._specs, self._recurrent = {}, [], []
+        size, state = 0, 0
+        for k, layer in enumerate(layers):
+            self._shapes |= {f"{k}.{name}": (size + at, shape) for name, (at, shape) in layer._shapes.items()}
+            self._recurrent += layer._recurrent
+            moves = {name: size for name in ("weight_ih", "weight_hh", "weight_gh", "bias_ih", "bias_hh", "weight_peephole")}
+            moves |= {name: state for name in ("state_h", "state_c", "state_a")}
+            self._specs += [
+                {name: value + moves[name] if name in moves and value != -1 else value for name, value in spec.items()} for spec in layer._specs
+            ]
+            size += layer._parameters.size
+            state += layer._network.n_state
+        self._finish(layers[0].dtype.name, np.concatenate([layer.parameters for layer in layers]))
+        self._attach()
+
+    def _attach(self):
+        """Make the layers' parameters slices of this network's."""
+        at = 0
+        for layer in self.layers:
+            layer._parameters.fetch()
+            layer._parameters.attach(self._parameters, at)
+            at += layer._parameters.size
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._attach()
+
+    def _wrap_state(self, views):
+        return views
+
+    def _unwrap_state(self, state):
+        return state
+
+    def __getitem__(self, k):
+        return self.layers[k]
+
+    def __len__(self):
+        return len(self.layers)
+
+    def __iter__(self):
+        return iter(self.layers)
+
+    def __repr__(self):
+        return f"Sequential({', '.join(map(repr, self.layers))})"
+
+
+def random_parameters(size, dtype, seed, bound):
+    """U(-bound, bound) from `seed`, a flat array."""
+    if size > 2**34:
+        raise ValueError(f"{size} parameters do not fit into memory")
+    if isinstance(seed, (bool, float, str)):
+        raise TypeError(f"seed must be an integer, a numpy Generator or None, not {seed!r}")
+    if isinstance(seed, (int, np.integer)) and seed < 0:
+        raise ValueError(f"seed is {seed} and must not be negative")
+    return np.random.default_rng(seed).uniform(-bound, bound, size).astype(dtype)

@@ -1,0 +1,228 @@
+"""Learning while running."""
+
+import numpy as np
+
+from fastlstm import _core
+from fastlstm._layers import Layer, as_choice, as_size
+from fastlstm._optim import SGD
+
+
+class OnlineLearner(_core.Learner):
+    """Learns while it runs, one step after the other, in memory that is fixed when it is made.
+
+    Parameters
+    ----------
+    net : Layer
+        A layer or a `Sequential` of layers in one direction; its parameters change.
+    loss : str or callable
+        "mse", "sse" (half the sum of squared errors, the paper's), "cross_entropy" (y are scores before the softmax,
+        targets integer classes) or "binary_cross_entropy" (y are probabilities); all as in `fastlstm.losses`. A
+        callable gets ``(y, target)``, arrays (lanes, O), and returns ``(loss, dy)``.
+    optimizer : SGD or None
+        None leaves the weights alone and gathers the gradient.
+    gradient : "truncated-rtrl"
+    chunk : int or "episode"
+        Weights change after every `chunk` steps, or at `reset` and `apply` only.
+    lanes : int
+        Independent streams that learn one shared network. Each has traces of its own: for an LSTM layer of I inputs
+        and H units about 3 H (I + H + 2) numbers; `nbytes()` tells.
+
+    Notes
+    -----
+    The gradient is that of Hochreiter and Schmidhuber (1997, appendix A.1), forward in time, at a cost of O(1) per weight
+    and step. It keeps, exactly and without limit in time, the path through the constant error carousel: how a weight
+    of a cell, an input gate or a forget gate changed the cell state then and so changes the output now. It drops
+
+    - the derivatives of all net inputs (of gates and cells) with respect to the outputs h and the gate activations
+      of the step before: every recurrent connection counts as an input from outside;
+    - what would flow back through peepholes into the cell states (Gers, Schraudolph and Schmidhuber 2002), also of
+      the output gate's peephole at the same step;
+    - in a stack, the time in the layers above: the error of step t goes down through all layers at step t alone, and
+      the cell states of the step before are constants in the layers that it passes.
+
+    In steps without a target no weight and no velocity changes. With several lanes the loss of a step is one mean over
+    the lanes (and outputs) that have a target.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> net = fl.Sequential(fl.LSTM(1, 8, seed=0), fl.Linear(8, 1, seed=1))
+    >>> learner = fl.OnlineLearner(net, loss="mse", optimizer=fl.SGD(net, lr=0.1))
+    >>> x = np.sin(np.arange(2001) / 5).astype(np.float32)[:, None]
+    >>> y = learner.run(x[:-1], x[1:])
+    >>> bool(np.mean((y[-500:] - x[-500:]) ** 2) < 0.02)
+    True
+    """
+
+    def __init__(self, net, loss="mse", optimizer=None, gradient="truncated-rtrl", chunk=1, lanes=1):
+        if not isinstance(net, Layer):
+            raise TypeError(f"net must be a fastlstm layer, not {type(net).__name__}")
+        if any(spec["reverse"] for spec in net._specs):
+            raise ValueError("a bidirectional layer cannot learn online: its backward direction needs the end of the sequence")
+        if optimizer is not None and not isinstance(optimizer, SGD):
+            raise TypeError(f"optimizer must be fastlstm.SGD or None, not {type(optimizer).__name__}")
+        if optimizer is not None and optimizer.net is not net:
+            raise ValueError("optimizer was made for another network than net")
+        if not callable(loss):
+            as_choice(loss, "loss", [name for name in _core.LOSSES if name])
+        as_choice(gradient, "gradient", ("truncated-rtrl",))
+        steps = 0 if chunk == "episode" else as_size(chunk, "chunk")
+        super().__init__(
+            net._network, net._parameters, 0 if callable(loss) else _core.LOSSES[loss], optimizer, steps, as_size(lanes, "lanes")
+        )
+        self.net, self._loss, self.chunk = net, loss, chunk
+        #: Mean loss of the last call, over its steps with a target; NaN if it had none.
+        self.loss = float("nan")
+
+    def step(self, x, target=None):
+        """Run one step, and learn from its target if it has one.
+
+        Parameters
+        ----------
+        x : array (I,) for one lane, or (lanes, I)
+        target : array like the outputs, or integer classes () or (lanes,); optional
+            NaN (a float target) or -1 (a class) says that an element has none.
+
+        Returns
+        -------
+        y : array (O,) or (lanes, O)
+            The prediction made before learning from `target`.
+        """
+        x = x if hasattr(x, "dtype") else np.asarray(x, self.network.dtype)
+        target = None if target is None else np.asarray(target)[None]
+        return self._learn(x[None] if np.ndim(x) else x, target, None, "x", "target")[0]
+
+    def run(self, xs, targets=None, reset=None):
+        """Run many steps, learning at each that has a target: the same bits as stepping, in one call without the GIL.
+
+        Parameters
+        ----------
+        xs : array (T, I) for one lane, or (T, lanes, I)
+        targets : array (T, O) or (T, lanes, O), or integer classes (T,) or (T, lanes); optional
+        reset : booleans (T, lanes), optional
+            Where true, the lane's state and traces are zero before that step: an episode starts there.
+
+        Returns
+        -------
+        ys : array (T, O) or (T, lanes, O)
+            Each prediction made before learning from its target. If the call is interrupted, what was learnt until
+            then stays.
+        """
+        return self._learn(xs, targets, reset, "xs", "targets")
+
+    def _learn(self, x, targets, reset, x_name, targets_name):
+        dtype, lanes, width = self.network.dtype, self.lanes, self.network.output_size
+        single = np.ndim(x) == 2 and lanes == 1
+        lead = () if single else (lanes,)
+        x = _core.as_input(x, x_name, dtype, (-1, *lead, self.network.input_size))
+        steps = len(x)
+        if targets is not None:
+            targets = self._targets(targets, (steps, *lead), targets_name)
+        if reset is not None:
+            reset = np.asarray(reset)
+            if lanes == 1 and reset.shape == (steps,):
+                reset = reset[:, None]
+            reset = _core.as_mask(reset, "reset", (steps, lanes))
+        y = np.empty((steps, *lead, width), dtype)
+        x, out = x.reshape(steps, lanes, -1), y.reshape(steps, lanes, width)
+        if callable(self._loss):
+            self.loss = self._run_callable(x, targets, reset, out)
+        else:
+            self.loss = self._run(x, targets, reset, out)
+        return y
+
+    def _targets(self, targets, lead, name):
+        """Targets as C wants them; a callable loss gets them as they are, one step at a time."""
+        if callable(self._loss):
+            if len(targets) != lead[0]:
+                raise ValueError(f"{name} has {len(targets)} steps and must have {lead[0]}")
+            return targets
+        if self._loss != "cross_entropy":
+            return _core.as_input(targets, name, self.network.dtype, (*lead, self.network.output_size))
+        classes = np.asarray(targets)
+        if classes.dtype.kind not in "iu":
+            raise TypeError(f"{name} is {classes.dtype} and must be integer classes")
+        if classes.shape == (lead[0], 1) and lead[1:] == ():
+            classes = classes[:, 0]
+        if classes.shape != lead:
+            raise ValueError(f"{name} has shape {classes.shape} and must have {lead}")
+        if classes.min() < -1 or classes.max() >= self.network.output_size:
+            raise ValueError(
+                f"{name} has classes from {classes.min()} to {classes.max()} and must have -1 to {self.network.output_size - 1}"
+            )
+        return np.ascontiguousarray(classes, np.int64)
+
+    def _run_callable(self, x, targets, reset, y):
+        losses = []
+        for t in range(len(x)):
+            if reset is not None and reset[t].any():
+                self._reset(reset[t])
+            self._forward(x[t], y[t])
+            dy = None
+            if targets is not None:
+                target = np.asarray(targets[t])
+                if target.dtype.kind != "f" or not np.isnan(target).all():
+                    loss, dy = self._loss(y[t].copy(), target.reshape(self.lanes, -1) if target.dtype.kind == "f" else target)
+                    dy = _core.as_input(dy, "dy of the loss", self.network.dtype, y[t].shape)
+                    losses.append(float(loss))
+            self._backward(dy)
+        return float(np.mean(losses)) if losses else float("nan")
+
+    def reset(self, mask=None):
+        """An episode ends: zero the state and the traces of all lanes, or of those where `mask` (lanes,) is true.
+
+        With ``chunk="episode"`` the gathered gradient is applied first.
+        """
+        self._reset(None if mask is None else _core.as_mask(mask, "mask", (self.lanes,)))
+
+    def apply(self):
+        """Update the weights now with the gradient gathered since the last update, and clear it."""
+        if self.optimizer is None:
+            raise ValueError("this learner has no optimizer to apply")
+        self._apply()
+
+    def gradients(self):
+        """The gradient gathered since the last update: parameter name -> array copy.
+
+        Zeros with ``chunk=1`` and an optimizer, which uses up the gradient of every step in passing.
+        """
+        flat = self._gradient()
+        return {name: flat[at : at + int(np.prod(shape))].reshape(shape) for name, (at, shape) in self.net._shapes.items()}
+
+    def zero_grad(self):
+        """Forget the gathered gradient."""
+        self._zero_gradient()
+
+    @property
+    def state(self):
+        """The state, a copy, as a stream's; setting it clears the traces."""
+        return self.net._wrap_state(self.net._state_views(self.flat_state.copy(), self.lanes))
+
+    @state.setter
+    def state(self, state):
+        flat = self.network.new_state(self.lanes)
+        self.net._fill_state(flat, self.lanes, state)
+        self.flat_state[:] = flat
+        self._clear_traces()
+
+    def __getstate__(self):
+        return {
+            "net": self.net,
+            "optimizer": self.optimizer,
+            "loss": self._loss,
+            "chunk": self.chunk,
+            "lanes": self.lanes,
+            "last": self.loss,
+            "memory": self._memory(),
+        }
+
+    def __reduce__(self):
+        self.sync()
+        return _restore, (type(self), self.__getstate__())
+
+
+def _restore(cls, saved):
+    learner = cls(saved["net"], saved["loss"], saved["optimizer"], chunk=saved["chunk"], lanes=saved["lanes"])
+    learner._set_memory(saved["memory"])
+    learner.loss = saved["last"]
+    return learner

@@ -1,0 +1,106 @@
+"""Step-by-step running."""
+
+import numpy as np
+
+from fastlstm import _core
+
+
+class Stream(_core.Stream):
+    """A running copy of a network for step-by-step use, made by ``layer.stream(lanes)``.
+
+    It holds the weights as they were when it was made (`refresh` takes the current ones) and its own state, shares
+    nothing that changes with other streams, and allocates nothing per step but the array it returns (with ``out=``
+    nothing at all). One stream is used by one thread at a time; a second one gets a RuntimeError.
+
+    ``step(x, out=None)`` takes one step: x is (I,) or (lanes, I), the result (O,) or (lanes, O), a fresh array or
+    `out`. The bits are those of `run` and of calling the layer.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> stream = fl.LSTM(2, 4, seed=0).stream()
+    >>> stream.step(np.ones(2, np.float32)).shape
+    (4,)
+    >>> stream.run(np.ones((9, 2), np.float32)).shape
+    (9, 4)
+    >>> stream.reset()
+    """
+
+    def __init__(self, layer, lanes):
+        super().__init__(layer._network, layer._weights(), lanes)
+        self.layer = layer
+
+    def run(self, xs):
+        """Take many steps in one call that releases the GIL.
+
+        Parameters
+        ----------
+        xs : array (T, I) for one lane, or (T, lanes, I)
+
+        Returns
+        -------
+        array (T, O) or (T, lanes, O)
+            If the call is interrupted, the state is as before it.
+        """
+        single = np.ndim(xs) == 2 and self.lanes == 1
+        shape = (-1, self.network.input_size) if single else (-1, self.lanes, self.network.input_size)
+        x = _core.as_input(xs, "xs", self.network.dtype, shape)
+        y = np.empty((*x.shape[:-1], self.network.output_size), self.network.dtype)
+        self._run(x.reshape(len(x), self.lanes, -1), y.reshape(len(x), self.lanes, -1))
+        return y
+
+    def reset(self, mask=None):
+        """Zero the state of all lanes, or of those where `mask` (lanes,) of booleans is true."""
+        if mask is None:
+            self.flat_state[:] = 0
+            return
+        mask = _core.as_mask(mask, "mask", (self.lanes,)).view(bool)
+        for entry in self.layer._state_views(self.flat_state, self.lanes):
+            for part in (*entry, getattr(entry, "gates", None)):
+                if part is not None:
+                    part[:, mask] = 0
+
+    @property
+    def state(self):
+        """The state, a copy; in the form that the layer takes and returns. May be set."""
+        return self.layer._wrap_state(self.layer._state_views(self.flat_state.copy(), self.lanes))
+
+    @state.setter
+    def state(self, state):
+        flat = self.network.new_state(self.lanes)
+        self.layer._fill_state(flat, self.lanes, state)
+        self.flat_state[:] = flat
+
+    def refresh(self):
+        """Take the layer's current weights; the state goes on."""
+        self._use(self.layer._weights())
+
+    def copy(self):
+        """A second stream with the same weights and a copy of the state."""
+        other = type(self).__new__(type(self))
+        _core.Stream.__init__(other, self.network, self.packed, self.lanes)
+        other.layer = self.layer
+        other.flat_state[:] = self.flat_state
+        return other
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def __getstate__(self):
+        flat = np.empty(self.network.n_params, self.network.dtype)
+        self.network.unpack(self.packed, flat)
+        return {"layer": self.layer, "lanes": self.lanes, "weights": flat, "state": np.array(self.flat_state)}
+
+    def __reduce__(self):
+        return _restore, (type(self), self.__getstate__())
+
+
+def _restore(cls, saved):
+    stream = cls.__new__(cls)
+    network = saved["layer"]._network
+    _core.Stream.__init__(stream, network, network.pack(saved["weights"]), saved["lanes"])
+    stream.layer = saved["layer"]
+    stream.flat_state[:] = saved["state"]
+    return stream

@@ -1,0 +1,322 @@
+/* The public functions: arguments checked before anything is written, sizes multiplied with overflow checks, engines
+   chosen. Nothing is computed here. */
+#include <math.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "engine.h"
+#include "geometry.h"
+#include "scratch.h"
+
+/* ---- Engines ---- */
+
+static const struct {
+    const fastlstm_engine *f32, *f64;
+    int feature; /* 0: runs everywhere */
+} engines[] = {
+#ifdef FL_HAVE_AVX512
+    {&fl_engine_avx512_f32, &fl_engine_avx512_f64, FL_CPU_AVX512},
+#endif
+#ifdef FL_HAVE_AVX2
+    {&fl_engine_avx2_f32, &fl_engine_avx2_f64, FL_CPU_AVX2},
+#endif
+#ifdef FL_HAVE_NEON
+    {&fl_engine_neon_f32, &fl_engine_neon_f64, FL_CPU_NEON},
+#endif
+    {&fl_engine_generic_f32, &fl_engine_generic_f64, 0},
+};
+enum { N_ENGINES = sizeof engines / sizeof engines[0] };
+
+const char *fastlstm_isa_name(int i) {
+    const int features = fl_cpu_features();
+    for (int e = 0; e < N_ENGINES; e++)
+        if (!engines[e].feature || engines[e].feature & features)
+            if (i-- == 0) return engines[e].f32->isa;
+    return NULL;
+}
+
+const fastlstm_engine *fastlstm_engine_select(const char *isa, int bits) {
+    const int features = fl_cpu_features();
+    if (bits != 32 && bits != 64) return NULL;
+    for (int e = 0; e < N_ENGINES; e++)
+        if ((!engines[e].feature || engines[e].feature & features) && (!isa || strcmp(isa, engines[e].f32->isa) == 0))
+            return bits == 32 ? engines[e].f32 : engines[e].f64;
+    return NULL;
+}
+
+const char *fastlstm_engine_isa(const fastlstm_engine *engine) { return engine->isa; }
+int fastlstm_engine_bits(const fastlstm_engine *engine) { return engine->bits; }
+
+const char *fastlstm_status_string(fastlstm_status status) {
+    switch (status) {
+    case FASTLSTM_OK: return "ok";
+    case FASTLSTM_BAD_LAYER: return "a layer's sizes, switches or offsets contradict each other";
+    case FASTLSTM_BAD_ARGUMENT: return "a count is not positive, a length or class is out of range, or a pointer is missing";
+    case FASTLSTM_TOO_LARGE: return "a size does not fit into memory";
+    case FASTLSTM_INTERRUPTED: return "interrupted";
+    }
+    return "unknown status";
+}
+
+/* ---- Checks ---- */
+
+/* Sizes above this are refused, so that sums and products of a few of them and an element size fit into ptrdiff_t. */
+#define FL_LIMIT ((ptrdiff_t)1 << (8 * sizeof(ptrdiff_t) - 10))
+
+/* a * b, or -1 beyond the limit or if either already is -1. */
+static ptrdiff_t times(ptrdiff_t a, ptrdiff_t b) {
+    if (a < 0 || b < 0) return -1;
+    if (a == 0 || b == 0) return 0;
+    return a > FL_LIMIT / b ? -1 : a * b;
+}
+
+static ptrdiff_t plus(ptrdiff_t a, ptrdiff_t b) {
+    return a < 0 || b < 0 || a > FL_LIMIT - b ? -1 : a + b;
+}
+
+/* The parameters of an existing layer: none of its offsets may reach beyond the limit. */
+static int fits(ptrdiff_t offset, ptrdiff_t size) {
+    return size >= 0 && (offset == -1 || (offset >= 0 && plus(offset, size) >= 0));
+}
+
+static fastlstm_status layer_check(const fastlstm_layer *l) {
+    const ptrdiff_t I = l->input_size, H = l->hidden_size, S = l->block_size;
+    if (I <= 0 || H <= 0 || S <= 0) return FASTLSTM_BAD_LAYER;
+    if (I > FL_LIMIT || H > FL_LIMIT || S > FL_LIMIT) return FASTLSTM_TOO_LARGE;
+    if (l->gate_activation < 0 || l->gate_activation > FASTLSTM_H1997 || l->input_activation < 0 ||
+        l->input_activation > FASTLSTM_H1997 || l->output_activation < 0 || l->output_activation > FASTLSTM_H1997)
+        return FASTLSTM_BAD_LAYER;
+    if (l->kind == FASTLSTM_LINEAR) {
+        if (S != 1 || l->reverse || l->peepholes || l->gate_recurrence || l->weight_ih < 0 || l->weight_hh != -1 || l->weight_gh != -1 ||
+            l->bias_hh != -1 || l->weight_peephole != -1)
+            return FASTLSTM_BAD_LAYER;
+        if (times(times(H, I), 256) < 0 || !fits(l->weight_ih, times(H, I)) || !fits(l->bias_ih, H)) return FASTLSTM_TOO_LARGE;
+        return FASTLSTM_OK;
+    }
+    if (l->kind != FASTLSTM_LSTM || H % S || !(l->clip > 0) || l->gates < 0 || l->gates > 15 ||
+        ((l->gates & FASTLSTM_COUPLED_GATES) && ((l->gates & FASTLSTM_FORGET_GATE) || !(l->gates & FASTLSTM_INPUT_GATE))))
+        return FASTLSTM_BAD_LAYER;
+    const ptrdiff_t gates = (l->gates & 1) + (l->gates >> 1 & 1) + (l->gates >> 2 & 1), rows = plus(times(gates, H / S), H);
+    const ptrdiff_t A = l->gate_recurrence ? gates * (H / S) : 0, sources = plus(plus(I, H), plus(A, 2));
+    if (l->weight_ih < 0 || l->weight_hh < 0 || (l->weight_gh < 0) != (A == 0) || (l->weight_peephole < 0) != (!l->peepholes || !gates) ||
+        (l->bias_hh >= 0 && l->bias_ih < 0) || l->state_h < 0 || l->state_c < 0 || (A && l->state_a < 0))
+        return FASTLSTM_BAD_LAYER;
+    /* Packed weights, traces and factors of a layer are at most this, in bytes. */
+    const ptrdiff_t blocks = plus(H / S, 16);
+    if (times(times(times(blocks, plus(times(S, 3), 3)), sources), 16) < 0 || times(times(times(S, S), blocks), 16) < 0)
+        return FASTLSTM_TOO_LARGE;
+    if (!fits(l->weight_ih, times(rows, I)) || !fits(l->weight_hh, times(rows, H)) || !fits(l->weight_gh, times(rows, A)) ||
+        !fits(l->bias_ih, rows) || !fits(l->bias_hh, rows) || !fits(l->weight_peephole, times(gates, H)) || !fits(l->state_h, H) ||
+        !fits(l->state_c, H) || !fits(l->state_a, A))
+        return FASTLSTM_TOO_LARGE;
+    return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_layers) {
+    ptrdiff_t width = -1, total = 0;
+    if (!layers || n_layers <= 0) return FASTLSTM_BAD_ARGUMENT;
+    if (n_layers > 1 << 20) return FASTLSTM_TOO_LARGE;
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        const fastlstm_layer *l = layers + i;
+        const fastlstm_status status = layer_check(l);
+        if (status) return status;
+        if (l->reverse) { /* the backward half of the layer before it */
+            if (l->reverse != 1 || i == 0 || l[-1].reverse || l[-1].kind != FASTLSTM_LSTM || l->kind != FASTLSTM_LSTM || l[-1].input_size != l->input_size)
+                return FASTLSTM_BAD_LAYER;
+            width = plus(l[-1].hidden_size, l->hidden_size);
+        } else {
+            if (width >= 0 && l->input_size != width) return FASTLSTM_BAD_LAYER;
+            width = l->hidden_size;
+        }
+        total = plus(total, times(fl_layer_geometry(l, 16).packed, 64));
+        if (total < 0 || width < 0) return FASTLSTM_TOO_LARGE;
+    }
+    return FASTLSTM_OK;
+}
+
+static int any_reverse(const fastlstm_layer *layers, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (layers[i].reverse) return 1;
+    return 0;
+}
+
+/* Whether `lanes` (and `steps`) of the widest things of a network stay within the limit. */
+static int counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
+    ptrdiff_t total = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fl_geometry q = fl_layer_geometry(layers + i, 16);
+        total = plus(total, plus(plus(times(q.groups, q.trace), times(q.groups, q.factors + q.acts)), q.M + 8 * q.H + 64 + 16 * q.G));
+    }
+    const ptrdiff_t rows = times(steps, lanes);
+    return times(times(total, lanes), 64) >= 0 && (!any_reverse(layers, n) || times(times(total, rows), 64) >= 0) && rows >= 0;
+}
+
+/* ---- Sizes ---- */
+
+#define FL_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+ptrdiff_t fastlstm_params_size(const fastlstm_layer *layers, ptrdiff_t n_layers) {
+    ptrdiff_t size = 0;
+    if (fastlstm_net_check(layers, n_layers)) return -1;
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        const fastlstm_layer *l = layers + i;
+        const fl_geometry q = fl_layer_geometry(l, 1);
+        const ptrdiff_t rows = l->kind == FASTLSTM_LINEAR ? q.H : q.gates * q.J + q.H;
+        size = FL_MAX(size, l->weight_ih + rows * q.I);
+        if (l->weight_hh >= 0) size = FL_MAX(size, l->weight_hh + rows * q.H);
+        if (l->weight_gh >= 0) size = FL_MAX(size, l->weight_gh + rows * q.A);
+        if (l->bias_ih >= 0) size = FL_MAX(size, l->bias_ih + rows);
+        if (l->bias_hh >= 0) size = FL_MAX(size, l->bias_hh + rows);
+        if (l->weight_peephole >= 0) size = FL_MAX(size, l->weight_peephole + q.gates * q.H);
+    }
+    return size;
+}
+
+ptrdiff_t fastlstm_state_size(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
+    ptrdiff_t size = 0;
+    if (fastlstm_net_check(layers, n_layers) || lanes <= 0) return -1;
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        const fastlstm_layer *l = layers + i;
+        const fl_geometry q = fl_layer_geometry(l, 1);
+        if (l->kind == FASTLSTM_LINEAR) continue;
+        size = FL_MAX(size, FL_MAX(l->state_h, l->state_c) + q.H);
+        if (q.A) size = FL_MAX(size, l->state_a + q.A);
+    }
+    return times(times(size, lanes), 8) < 0 ? -1 : size * lanes;
+}
+
+ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers) {
+    ptrdiff_t size = 0;
+    if (!engine || fastlstm_net_check(layers, n_layers)) return -1;
+    for (ptrdiff_t i = 0; i < n_layers; i++)
+        size += fl_layer_geometry(layers + i, engine->vw).packed;
+    return size;
+}
+
+ptrdiff_t fastlstm_forward_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                        ptrdiff_t steps, ptrdiff_t lanes) {
+    if (!engine || fastlstm_net_check(layers, n_layers) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n_layers, steps, lanes)) return -1;
+    const ptrdiff_t real = engine->bits / 8;
+    return (fl_plan_forward(layers, n_layers, steps, lanes, engine->vw, real).size + real - 1) / real;
+}
+
+ptrdiff_t fastlstm_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
+    ptrdiff_t size = 0;
+    if (!engine || fastlstm_net_check(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
+        if (layers[i].kind == FASTLSTM_LSTM) size += lanes * q.groups * q.trace;
+    }
+    return size;
+}
+
+ptrdiff_t fastlstm_trace_canonical_size(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
+    ptrdiff_t size = 0;
+    if (fastlstm_net_check(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    for (ptrdiff_t i = 0; i < n_layers; i++)
+        if (layers[i].kind == FASTLSTM_LSTM) size += lanes * fl_layer_geometry(layers + i, 1).trace * fl_layer_geometry(layers + i, 1).J;
+    return size;
+}
+
+ptrdiff_t fastlstm_learner_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
+    if (!engine || fastlstm_net_check(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    const ptrdiff_t real = engine->bits / 8;
+    return (fl_plan_learn(layers, n_layers, lanes, engine->vw, real).size + real - 1) / real;
+}
+
+/* ---- Calls ---- */
+
+fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *params, void *packed) {
+    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    if (status) return status;
+    if (!engine || !params || !packed) return FASTLSTM_BAD_ARGUMENT;
+    engine->pack(layers, n_layers, params, packed);
+    return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, void *params) {
+    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    if (status) return status;
+    if (!engine || !params || !packed) return FASTLSTM_BAD_ARGUMENT;
+    engine->unpack(layers, n_layers, packed, params);
+    return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                 const fastlstm_batch *batch, void *scratch, fastlstm_poll poll, void *context) {
+    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    if (status) return status;
+    if (!engine || !packed || !batch || !scratch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || batch->lanes <= 0)
+        return FASTLSTM_BAD_ARGUMENT;
+    if (!counts_fit(layers, n_layers, batch->steps, batch->lanes)) return FASTLSTM_TOO_LARGE;
+    if (batch->lengths)
+        for (ptrdiff_t b = 0; b < batch->lanes; b++)
+            if (batch->lengths[b] < 1 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
+    return engine->forward(layers, n_layers, packed, batch, scratch, poll, context);
+}
+
+fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes,
+                                       void *packed, void *canonical, int back) {
+    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    if (status) return status;
+    if (!engine || !packed || !canonical || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
+    if (!counts_fit(layers, n_layers, 1, lanes)) return FASTLSTM_TOO_LARGE;
+    engine->trace_convert(layers, n_layers, lanes, packed, canonical, back);
+    return FASTLSTM_OK;
+}
+
+static fastlstm_status learner_check(const fastlstm_learner *m) {
+    if (!m || !m->engine) return FASTLSTM_BAD_ARGUMENT;
+    const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
+    if (status) return status;
+    if (any_reverse(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
+    if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
+        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)) || (m->momentum != 0 && m->update && !m->velocity))
+        return FASTLSTM_BAD_ARGUMENT;
+    return counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
+}
+
+fastlstm_status fastlstm_learner_run(fastlstm_learner *m, ptrdiff_t steps, const void *x, const void *targets, const uint8_t *reset,
+                                     void *y, ptrdiff_t *done, fastlstm_poll poll, void *context) {
+    const fastlstm_status status = learner_check(m);
+    if (status) return status;
+    if (steps <= 0 || !x || !y || !done) return FASTLSTM_BAD_ARGUMENT;
+    if (targets && m->loss == FASTLSTM_CROSS_ENTROPY) {
+        const int64_t *classes = (const int64_t *)targets, O = m->layers[m->n_layers - 1].hidden_size;
+        for (ptrdiff_t j = 0; j < steps * m->lanes; j++)
+            if (classes[j] < -1 || classes[j] >= O) return FASTLSTM_BAD_ARGUMENT;
+    }
+    return m->engine->learner_run(m, steps, x, targets, reset, y, done, poll, context);
+}
+
+fastlstm_status fastlstm_learner_forward(fastlstm_learner *m, const void *x, void *y) {
+    const fastlstm_status status = learner_check(m);
+    if (status) return status;
+    if (!x || !y) return FASTLSTM_BAD_ARGUMENT;
+    m->engine->learner_forward(m, x, y);
+    return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_learner_backward(fastlstm_learner *m, const void *dy) {
+    const fastlstm_status status = learner_check(m);
+    if (!status) m->engine->learner_backward(m, dy);
+    return status;
+}
+
+fastlstm_status fastlstm_learner_reset(fastlstm_learner *m, const uint8_t *mask) {
+    const fastlstm_status status = learner_check(m);
+    if (!status) m->engine->learner_reset(m, mask);
+    return status;
+}
+
+fastlstm_status fastlstm_learner_apply(fastlstm_learner *m) {
+    const fastlstm_status status = learner_check(m);
+    if (!status) m->engine->learner_apply(m);
+    return status;
+}
+
+fastlstm_status fastlstm_sgd(const fastlstm_engine *engine, ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum) {
+    if (!engine || n < 0 || (n && (!weights || !gradient)) || (momentum != 0 && !velocity)) return FASTLSTM_BAD_ARGUMENT;
+    engine->sgd(n, weights, gradient, velocity, lr, momentum);
+    return FASTLSTM_OK;
+}

@@ -1,0 +1,36 @@
+/* All that depends on instruction set or element type, in reading order; ends with the engine's table. */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine.h"
+#include "geometry.h"
+#include "kernels/activation.h"
+#include "kernels/fpu.h"
+#include "kernels/product.h"
+#include "pack.h"
+#include "lstm.h"
+#include "linear.h"
+#include "forward.h"
+#include "traces.h"
+#include "loss.h"
+#include "learn.h"
+
+#define FL_STRING2(x) #x
+#define FL_STRING(x) FL_STRING2(x)
+
+const fastlstm_engine FL_NAME(FL_PASTE1(fl_engine, FL_ISA_NAME)) = {
+    .isa = FL_STRING(FL_ISA_NAME),
+    .bits = 8 * (int)sizeof(REAL),
+    .vw = VW,
+    .pack = fl_pack,
+    .unpack = fl_unpack,
+    .trace_convert = fl_trace_convert,
+    .forward = fl_forward,
+    .learner_run = fl_learner_run,
+    .learner_forward = fl_learner_forward,
+    .learner_backward = fl_learner_backward,
+    .learner_reset = fl_learner_reset,
+    .learner_apply = fl_learner_apply,
+    .sgd = fl_sgd,
+};

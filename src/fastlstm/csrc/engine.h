@@ -1,0 +1,34 @@
+/* The table of one engine: everything that is compiled once per instruction set and element type. */
+#ifndef FL_ENGINE_H
+#define FL_ENGINE_H
+
+#include "fastlstm.h"
+
+struct fastlstm_engine {
+    const char *isa;
+    int bits;     /* 32 or 64 */
+    ptrdiff_t vw; /* elements in a vector register */
+    void (*pack)(const fastlstm_layer *layers, ptrdiff_t n, const void *params, void *packed);
+    void (*unpack)(const fastlstm_layer *layers, ptrdiff_t n, const void *packed, void *params);
+    void (*trace_convert)(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes, void *packed, void *canonical, int back);
+    fastlstm_status (*forward)(const fastlstm_layer *layers, ptrdiff_t n, const void *packed, const fastlstm_batch *batch,
+                               void *scratch, fastlstm_poll poll, void *context);
+    fastlstm_status (*learner_run)(fastlstm_learner *learner, ptrdiff_t steps, const void *x, const void *targets,
+                                   const uint8_t *reset, void *y, ptrdiff_t *done, fastlstm_poll poll, void *context);
+    void (*learner_forward)(fastlstm_learner *learner, const void *x, void *y);
+    void (*learner_backward)(fastlstm_learner *learner, const void *dy);
+    void (*learner_reset)(fastlstm_learner *learner, const uint8_t *mask);
+    void (*learner_apply)(fastlstm_learner *learner);
+    void (*sgd)(ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum);
+};
+
+/* Rows of a forward call whose input products are made together (forward.h), and steps that pass through a whole
+   stack before the next ones do. */
+enum { FL_ROWS_AHEAD = 48, FL_STEPS_AHEAD = 64 };
+
+extern const fastlstm_engine fl_engine_generic_f32, fl_engine_generic_f64;
+extern const fastlstm_engine fl_engine_avx2_f32, fl_engine_avx2_f64;
+extern const fastlstm_engine fl_engine_avx512_f32, fl_engine_avx512_f64;
+extern const fastlstm_engine fl_engine_neon_f32, fl_engine_neon_f64;
+
+#endif

@@ -1,0 +1,202 @@
+/* A whole network over the steps of a batch. Layers take turns on FL_STEPS_AHEAD steps, so memory between them stays
+   small; with a reverse layer each takes all steps at once. The scratch is laid out here and sized by fl_forward_scratch. */
+#ifndef FL_FORWARD_H
+#define FL_FORWARD_H
+
+#include "scratch.h"
+
+/* One layer (one direction) over steps [t0, t0 + steps) of the batch. */
+typedef struct fl_span {
+    const fastlstm_batch *batch;
+    ptrdiff_t t0, steps;
+    const REAL *x;
+    REAL *y;
+    ptrdiff_t x_step, x_lane, y_step, y_lane;
+} fl_span;
+
+/* When to ask `poll`; the caller's FPU mode is in force while it runs. */
+typedef struct fl_patience {
+    fastlstm_poll poll; /* or NULL */
+    void *context;
+    ptrdiff_t work; /* multiply-adds since it was asked */
+    fl_fpu mode;    /* the caller's */
+} fl_patience;
+
+static int fl_interrupted(fl_patience *p, ptrdiff_t work) {
+    p->work += work;
+    if (!p->poll || p->work < FL_POLL_WORK) return 0;
+    p->work = 0;
+    fl_fpu_leave(p->mode);
+    const int stop = p->poll(p->context);
+    p->mode = fl_fpu_enter();
+    return stop;
+}
+
+typedef struct fl_work {
+    fl_row *rows;
+    fl_product_row *products;
+    const REAL **h_prev; /* (B,) where h of the step before lies */
+    ptrdiff_t *running;  /* (B,) lanes that take this step */
+    REAL *zeros;         /* as wide as the widest h */
+    REAL *gate_acts;     /* (2, B, A) */
+    REAL *net, *pre;
+    fl_patience patience;
+} fl_work;
+
+static int fl_starts(const fastlstm_batch *batch, ptrdiff_t t, ptrdiff_t b) {
+    return batch->reset && batch->reset[t * batch->lanes + b];
+}
+
+static int fl_runs(const fastlstm_batch *batch, ptrdiff_t t, ptrdiff_t b) {
+    return !batch->lengths || t < batch->lengths[b];
+}
+
+static void fl_zero(REAL *a, ptrdiff_t n) {
+    for (ptrdiff_t k = 0; k < n; k++)
+        a[k] = 0;
+}
+
+static void fl_copy(REAL *to, const REAL *from, ptrdiff_t n) {
+    if (to != from)
+        for (ptrdiff_t k = 0; k < n; k++)
+            to[k] = from[k];
+}
+
+/* The spans return whether `poll` asked to stop. */
+static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) {
+    for (ptrdiff_t t = 0; t < s->steps; t++) {
+        ptrdiff_t n = 0;
+        for (ptrdiff_t b = 0; b < s->batch->lanes; b++) {
+            REAL *y = s->y + t * s->y_step + b * s->y_lane;
+            if (fl_runs(s->batch, s->t0 + t, b)) work->products[n++] = (fl_product_row){s->x + t * s->x_step + b * s->x_lane, y};
+            else fl_zero(y, cell->q.H);
+        }
+        fl_linear_rows(cell, work->products, n);
+        if (fl_interrupted(&work->patience, cell->q.packed * n)) return 1;
+    }
+    return 0;
+}
+
+static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *work, REAL *state) {
+    const fl_geometry *q = &cell->q;
+    const fastlstm_batch *batch = s->batch;
+    const ptrdiff_t B = batch->lanes, H = q->H, A = q->A;
+    const int reverse = cell->l->reverse;
+    REAL *h = state + cell->l->state_h * B, *c = state + cell->l->state_c * B, *a_state = A ? state + cell->l->state_a * B : NULL;
+    REAL *a_prev = work->gate_acts, *a_next = work->gate_acts + B * A;
+    /* With few lanes the input weights would be read again for each step's few rows: make the input products of
+       many steps in one pass over them. The same accumulators go on from there, so the bits do not change. */
+    const ptrdiff_t ahead = B < FL_ROWS && s->steps > 1 && q->G <= 4 ? FL_ROWS_AHEAD / B : 0;
+    ptrdiff_t made_from = 0, made_to = 0; /* steps whose input products are ready, in processing order */
+
+    for (ptrdiff_t b = 0; b < B; b++)
+        work->h_prev[b] = h + b * H;
+    if (A) fl_copy(a_prev, a_state, B * A);
+
+    for (ptrdiff_t done = 0; done < s->steps; done++) {
+        const ptrdiff_t t = reverse ? s->steps - 1 - done : done, time = s->t0 + t;
+        if (ahead && done >= made_to) {
+            ptrdiff_t n = 0;
+            made_from = done;
+            made_to = done + ahead < s->steps ? done + ahead : s->steps;
+            for (ptrdiff_t m = made_from; m < made_to; m++)
+                for (ptrdiff_t b = 0; b < B; b++) {
+                    const ptrdiff_t tm = reverse ? s->steps - 1 - m : m;
+                    if (fl_runs(batch, s->t0 + tm, b))
+                        work->products[n++] = (fl_product_row){s->x + tm * s->x_step + b * s->x_lane,
+                                                               work->pre + ((m - made_from) * B + b) * q->groups * q->G * VW};
+                }
+            fl_input_rows(cell, work->products, n);
+        }
+        ptrdiff_t n = 0;
+        for (ptrdiff_t b = 0; b < B; b++) {
+            REAL *y = s->y + t * s->y_step + b * s->y_lane;
+            if (!fl_runs(batch, time, b)) {
+                fl_zero(y, H);
+                if (A) fl_copy(a_next + b * A, a_prev + b * A, A);
+                continue;
+            }
+            /* An episode starts at `time`; read backwards it ends there, so the next one below starts at time - 1. */
+            if (reverse ? time + 1 < batch->steps && fl_runs(batch, time + 1, b) && fl_starts(batch, time + 1, b) : fl_starts(batch, time, b)) {
+                work->h_prev[b] = work->zeros;
+                fl_zero(c + b * H, H);
+                if (A) fl_zero(a_prev + b * A, A);
+            }
+            fl_row *row = work->rows + n;
+            row->x = s->x + t * s->x_step + b * s->x_lane;
+            row->pre = ahead ? work->pre + ((done - made_from) * B + b) * q->groups * q->G * VW : NULL;
+            row->h = work->h_prev[b];
+            row->a = A ? a_prev + b * A : NULL;
+            row->c = c + b * H;
+            row->y = y;
+            row->a_out = A ? a_next + b * A : NULL;
+            row->act = NULL;
+            work->running[n++] = b;
+        }
+        fl_cell_rows(cell, work->rows, n);
+        for (ptrdiff_t r = 0; r < n; r++)
+            work->h_prev[work->running[r]] = work->rows[r].y;
+        if (A) {
+            REAL *swap = a_prev;
+            a_prev = a_next;
+            a_next = swap;
+        }
+        if (fl_interrupted(&work->patience, q->packed * n)) return 1;
+    }
+    for (ptrdiff_t b = 0; b < B; b++)
+        fl_copy(h + b * H, work->h_prev[b], H);
+    if (A) fl_copy(a_state, a_prev, B * A);
+    return 0;
+}
+
+static fastlstm_status fl_forward(const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, const fastlstm_batch *batch,
+                                  void *scratch, fastlstm_poll poll, void *context) {
+    const fl_forward_plan plan = fl_plan_forward(layers, n_layers, batch->steps, batch->lanes, VW, (ptrdiff_t)sizeof(REAL));
+    fl_work work = {
+        .rows = (fl_row *)((char *)scratch + plan.rows),
+        .products = (fl_product_row *)((char *)scratch + plan.products),
+        .h_prev = (const REAL **)((char *)scratch + plan.h_prev),
+        .running = (ptrdiff_t *)((char *)scratch + plan.running),
+        .zeros = (REAL *)((char *)scratch + plan.zeros),
+        .gate_acts = (REAL *)((char *)scratch + plan.gate_acts),
+        .net = (REAL *)((char *)scratch + plan.net),
+        .pre = (REAL *)((char *)scratch + plan.pre),
+    };
+    REAL *between[2] = {(REAL *)((char *)scratch + plan.between[0]), (REAL *)((char *)scratch + plan.between[1])};
+    const ptrdiff_t B = batch->lanes;
+    int stop = 0;
+
+    work.patience = (fl_patience){poll, context, 0, fl_fpu_enter()};
+    fl_zero(work.zeros, plan.widest);
+    for (ptrdiff_t t0 = 0; t0 < batch->steps && !stop; t0 += plan.steps) {
+        const REAL *w = packed;
+        fl_span in = {batch, t0, batch->steps - t0 < plan.steps ? batch->steps - t0 : plan.steps, NULL, NULL, 0, 0, 0, 0};
+        in.x = (const REAL *)batch->x + t0 * batch->x_step;
+        in.x_step = batch->x_step;
+        in.x_lane = batch->x_lane;
+        for (ptrdiff_t i = 0, turn = 0; i < n_layers && !stop; turn ^= 1) {
+            const ptrdiff_t directions = i + 1 < n_layers && layers[i + 1].reverse ? 2 : 1;
+            const ptrdiff_t width = layers[i].hidden_size + (directions == 2 ? layers[i + 1].hidden_size : 0);
+            const int last = i + directions == n_layers;
+            in.y = last ? (REAL *)batch->y + t0 * batch->y_step : between[turn];
+            in.y_step = last ? batch->y_step : B * width;
+            in.y_lane = last ? batch->y_lane : width;
+            const REAL *next_x = in.y;
+            for (ptrdiff_t d = 0; d < directions && !stop; d++, i++) {
+                fl_cell cell;
+                fl_cell_init(&cell, layers + i, w, work.net, 0);
+                stop = layers[i].kind == FASTLSTM_LINEAR ? fl_linear_span(&cell, &in, &work)
+                                                         : fl_recurrent_span(&cell, &in, &work, batch->state);
+                w += cell.q.packed;
+                in.y += layers[i].hidden_size;
+            }
+            in.x = next_x;
+            in.x_step = in.y_step;
+            in.x_lane = in.y_lane;
+        }
+    }
+    fl_fpu_leave(work.patience.mode);
+    return stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
+}
+
+#endif

@@ -1,0 +1,67 @@
+/* Where everything of a layer lies: the packed layout, stated once.
+
+   Units are packed in groups of VW memory blocks, one block per vector lane. A block has G row-vectors: its gates
+   in the order i, f, o (absent ones absent) and its S cell inputs g. For each group the packed weights are
+
+       [k][row-vector][VW],   k over the M sources: biases (0, 1 or 2 of them), inputs, h(t-1), gate activations(t-1)
+
+   so a kernel streams them in order and ends with all net inputs of VW blocks in registers; with S = 1 this is
+   [group][k][gate][unit], and a cell of any S needs no work across vector lanes. The last group is padded with
+   zero weights. After all groups follow the peephole weights, [group][i, f, o][S][VW]. A linear layer is the same
+   with one row-vector and no state. */
+#ifndef FL_GEOMETRY_H
+#define FL_GEOMETRY_H
+
+#include "fastlstm.h"
+
+typedef struct fl_geometry {
+    ptrdiff_t I, H, S, J, A; /* inputs, hidden units, cells per block, blocks, gate activations as sources */
+    ptrdiff_t biases, gates; /* how many of each */
+    ptrdiff_t G, M, groups;  /* row-vectors per group, sources, groups of VW blocks */
+    ptrdiff_t panel;         /* elements of one group's weights: M * G * VW */
+    ptrdiff_t peephole;      /* offset of the peephole weights */
+    ptrdiff_t packed;        /* elements in all */
+    ptrdiff_t acts;          /* saved activations of one group: gates, then S each of g, h(c), c(t-1) */
+    ptrdiff_t factors;       /* local factors of one group (lstm.h): S each of mu, e, u_g, u_i, u_f, and d_i, d_f, d_o, d_g */
+    ptrdiff_t traced;        /* trace row-vectors per cell: g, and i and f where they exist */
+    ptrdiff_t trace;         /* trace elements of one group and lane: M * S * traced * VW, and peepholes 2 * S * S * VW */
+    int i, f, o, coupled;    /* which gates exist */
+} fl_geometry;
+
+/* One source of the layer's sizes; products cannot overflow once fl_net_valid (api.c) has accepted the layer. */
+static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t vw) {
+    fl_geometry q;
+    q.I = l->input_size;
+    q.H = l->hidden_size;
+    q.biases = (l->bias_ih >= 0) + (l->bias_hh >= 0);
+    if (l->kind == FASTLSTM_LINEAR) {
+        q.S = 1;
+        q.J = q.H;
+        q.A = q.gates = 0;
+        q.i = q.f = q.o = q.coupled = 0;
+        q.G = 1;
+        q.M = q.biases + q.I;
+    } else {
+        q.S = l->block_size;
+        q.J = q.S == 1 ? q.H : q.H / q.S;
+        q.i = (l->gates & FASTLSTM_INPUT_GATE) != 0;
+        q.f = (l->gates & FASTLSTM_FORGET_GATE) != 0;
+        q.o = (l->gates & FASTLSTM_OUTPUT_GATE) != 0;
+        q.coupled = (l->gates & FASTLSTM_COUPLED_GATES) != 0;
+        q.gates = q.i + q.f + q.o;
+        q.A = l->gate_recurrence ? q.gates * q.J : 0;
+        q.G = q.gates + q.S;
+        q.M = q.biases + q.I + q.H + q.A;
+    }
+    q.groups = (q.J + vw - 1) / vw;
+    q.panel = q.M * q.G * vw;
+    q.peephole = q.groups * q.panel;
+    q.packed = q.peephole + (l->peepholes ? q.groups * 3 * q.S * vw : 0);
+    q.acts = (q.gates + 3 * q.S) * vw;
+    q.factors = (6 * q.S + 3) * vw;
+    q.traced = l->kind == FASTLSTM_LINEAR ? 0 : 1 + q.i + q.f;
+    q.trace = q.M * q.S * q.traced * vw + (l->peepholes ? 2 * q.S * q.S * vw : 0);
+    return q;
+}
+
+#endif

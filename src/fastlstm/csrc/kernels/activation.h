@@ -1,0 +1,102 @@
+/* Sigmoid, tanh and the exponential they share, over the vector vocabulary.
+
+   exp(-t) = 2^n (1 - p), n = round(-t log2 e), r = t + n ln2 (two-part ln2), |r| <= ln2 / 2,
+   p = 1 - exp(-r) = r - r^2 q(r), q minimax in the relative error of p: degree 4 (f32), 9 (f64).
+
+     exp(x)     = 2^n (1 - p)                                       t = -x
+     sigmoid(x) = 1 / (1 + 2^n - 2^n p)                             t = x
+     tanh|x|    = (1 - 2^n + 2^n p) / (1 + 2^n - 2^n p)             t = 2|x|
+*/
+#ifndef FL_ACTIVATION_H
+#define FL_ACTIVATION_H
+
+#ifdef FL_F64
+#define FL_ROUND 6755399441055744.0 /* 1.5 * 2^52 */
+#define FL_LOG2E 1.4426950408889634
+#define FL_LN2_HI 0x1.62e42feep-1 /* 32 bits: n times it is exact without fma too */
+#define FL_LN2_LO 0x1.a39ef35793c76p-33
+#define FL_EXP_END 0x1.6232bdd7abcd2p+9 /* exp(-FL_EXP_END) is the smallest normal number or just above */
+#else
+#define FL_ROUND 12582912.0f /* 1.5 * 2^23 */
+#define FL_LOG2E 1.44269504f
+#define FL_LN2_HI 0x1.62e4p-1f /* 15 bits: n times it is exact without fma too */
+#define FL_LN2_LO 0x1.7f7d1cp-20f
+#define FL_EXP_END 0x1.5d589ep+6f /* exp(-FL_EXP_END) is the smallest normal number or just above */
+#endif
+#define FL_TANH_END ((REAL)20)
+
+/* p and 2^n for |t| <= FL_EXP_END, k = FL_ROUND - t log2 e. The callers compute k from what they have
+   first, and select the limits after all arithmetic: clamping t would lengthen the chain. */
+FL_INLINE V v_exp_parts(V t, V k, V *pow2) {
+    const V n = v_sub(k, v_set1(FL_ROUND));
+    const V r = v_fma(n, v_set1(FL_LN2_LO), v_fma(n, v_set1(FL_LN2_HI), t)), r2 = v_mul(r, r);
+    *pow2 = v_pow2(k);
+#ifdef FL_F64
+    const V q01 = v_fma(r, v_set1(-0x1.5555555555542p-3), v_set1(0x1.0000000000005p-1));
+    const V q23 = v_fma(r, v_set1(-0x1.1111111116d4ap-7), v_set1(0x1.5555555552109p-5));
+    const V q45 = v_fma(r, v_set1(-0x1.a01a0180c6e18p-13), v_set1(0x1.6c16c17f3155dp-10));
+    const V q67 = v_fma(r, v_set1(-0x1.71de6dc61ce53p-19), v_set1(0x1.a019a6966ccaep-16));
+    const V q89 = v_fma(r, v_set1(-0x1.ae9568130c9cbp-26), v_set1(0x1.28a29e01ed55ap-22));
+    const V r4 = v_mul(r2, r2), q03 = v_fma(r2, q23, q01), q47 = v_fma(r2, q67, q45);
+    const V q = v_fma(r4, v_fma(r4, q89, q47), q03);
+#else
+    const V q01 = v_fma(r, v_set1(-0x1.5554b4p-3f), v_set1(0x1.fffffep-2f));
+    const V q23 = v_fma(r, v_set1(-0x1.122544p-7f), v_set1(0x1.5556f2p-5f));
+    const V q = v_fma(r2, v_fma(r2, v_set1(0x1.6b9c6cp-10f), q23), q01);
+#endif
+    return v_fnma(r2, q, r);
+}
+
+/* exp(x) for x <= 0 */
+FL_INLINE V v_exp_neg(V x) {
+    V s;
+    const V k = v_fma(x, v_set1(FL_LOG2E), v_set1(FL_ROUND));
+    const V p = v_exp_parts(v_sub(v_zero(), x), k, &s);
+    const V y = v_mul(s, v_sub(v_set1(1), p));
+    return v_select(v_lt(x, v_set1(-FL_EXP_END)), v_zero(), y);
+}
+
+FL_INLINE V v_sigmoid(V x) {
+    const V one = v_set1(1), limit = v_max(v_zero(), v_min(one, x));
+    const V k = v_fnma(x, v_set1(FL_LOG2E), v_set1(FL_ROUND));
+    V s;
+    const V p = v_exp_parts(x, k, &s);
+    const V y = v_div(one, v_fnma(s, p, v_add(one, s)));
+    return v_select(v_lt(v_set1(FL_EXP_END), v_abs(x)), limit, y);
+}
+
+FL_INLINE V v_tanh(V x) {
+    const V one = v_set1(1), a = v_abs(x);
+    const V k = v_fnma(a, v_set1(2 * FL_LOG2E), v_set1(FL_ROUND));
+    V s;
+    const V p = v_exp_parts(v_add(a, a), k, &s);
+    const V y = v_div(v_fma(s, p, v_sub(one, s)), v_fnma(s, p, v_add(one, s)));
+    return v_copysign(v_select(v_lt(v_set1(FL_TANH_END), a), one, y), x);
+}
+
+FL_INLINE V v_activate(int kind, V x) {
+    const V half = v_set1((REAL)0.5);
+    switch (kind) {
+    case FASTLSTM_SIGMOID: return v_sigmoid(x);
+    case FASTLSTM_TANH: return v_tanh(x);
+    case FASTLSTM_RELU: return v_max(v_zero(), x); /* in this order NaN is kept */
+    case FASTLSTM_G1997: x = v_tanh(v_mul(half, x)); return v_add(x, x);
+    case FASTLSTM_H1997: return v_tanh(v_mul(half, x));
+    default: return x;
+    }
+}
+
+/* The derivative, from the value y of the activation. */
+FL_INLINE V v_activate_grad(int kind, V y) {
+    const V one = v_set1(1), half = v_set1((REAL)0.5), hy = v_mul(half, y);
+    switch (kind) {
+    case FASTLSTM_SIGMOID: return v_mul(y, v_sub(one, y));
+    case FASTLSTM_TANH: return v_fnma(y, y, one);
+    case FASTLSTM_RELU: return v_select(v_lt(v_zero(), y), one, v_zero());
+    case FASTLSTM_G1997: return v_fnma(hy, hy, one);
+    case FASTLSTM_H1997: return v_fnma(hy, y, half);
+    default: return one;
+    }
+}
+
+#endif

@@ -1,0 +1,102 @@
+/* Vector vocabulary, AVX2 and FMA.
+
+   name                   f32                          f64
+   v_load, v_store        vmovups                      vmovupd
+   v_load_n, v_store_n    vpcmpgtd, vmaskmovps         vpcmpgtq, vmaskmovpd
+   v_bcast                vbroadcastss ymm, m32        vbroadcastsd ymm, m64
+   v_add/sub/mul/div      vaddps ...                   vaddpd ...
+   v_fma, v_fnma          vfmadd, vfnmadd ...ps        ...pd
+   v_max, v_min           vmaxps, vminps               vmaxpd, vminpd
+   v_abs                  vandnps                      vandnpd
+   v_copysign             vandps, vandnps, vorps       ...pd
+   v_lt, v_select         vcmpps, vblendvps            vcmppd, vblendvpd
+   v_pow2                 vpslld, vpaddd               vpsllq, vpaddq
+
+   v_max and v_min give the second operand where either is NaN, and where both are zeros.
+   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
+#ifndef FL_SIMD_H
+#define FL_SIMD_H
+
+#include <immintrin.h>
+
+#include "real.h"
+
+/* MSVC has no macro for FMA: /arch:AVX2 includes it. */
+#if !defined(__AVX2__) || (!defined(__FMA__) && !defined(_MSC_VER))
+#error "simd_avx2.h needs AVX2 and FMA"
+#endif
+
+#ifdef FL_F64
+
+typedef __m256d V;
+typedef __m256d VM;
+#define VW 4
+
+FL_INLINE __m256i v_first_n(int n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+FL_INLINE V v_load(const REAL *p) { return _mm256_loadu_pd(p); }
+FL_INLINE void v_store(REAL *p, V v) { _mm256_storeu_pd(p, v); }
+FL_INLINE V v_load_n(const REAL *p, int n) { return _mm256_maskload_pd(p, v_first_n(n)); }
+FL_INLINE void v_store_n(REAL *p, V v, int n) { _mm256_maskstore_pd(p, v_first_n(n), v); }
+FL_INLINE V v_bcast(const REAL *p) { return _mm256_broadcast_sd(p); }
+FL_INLINE V v_set1(REAL x) { return _mm256_set1_pd(x); }
+FL_INLINE V v_zero(void) { return _mm256_setzero_pd(); }
+FL_INLINE V v_add(V a, V b) { return _mm256_add_pd(a, b); }
+FL_INLINE V v_sub(V a, V b) { return _mm256_sub_pd(a, b); }
+FL_INLINE V v_mul(V a, V b) { return _mm256_mul_pd(a, b); }
+FL_INLINE V v_div(V a, V b) { return _mm256_div_pd(a, b); }
+FL_INLINE V v_fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
+FL_INLINE V v_fnma(V a, V b, V c) { return _mm256_fnmadd_pd(a, b, c); }
+FL_INLINE V v_max(V a, V b) { return _mm256_max_pd(a, b); }
+FL_INLINE V v_min(V a, V b) { return _mm256_min_pd(a, b); }
+FL_INLINE V v_abs(V a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a); }
+FL_INLINE V v_copysign(V magnitude, V sign) {
+    const V bit = _mm256_set1_pd(-0.0);
+    return _mm256_or_pd(_mm256_andnot_pd(bit, magnitude), _mm256_and_pd(bit, sign));
+}
+FL_INLINE VM v_lt(V a, V b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
+FL_INLINE V v_select(VM m, V a, V b) { return _mm256_blendv_pd(b, a, m); }
+FL_INLINE V v_pow2(V r) {
+    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_slli_epi64(_mm256_castpd_si256(r), 52),
+                                                _mm256_set1_epi64x(1023LL << 52)));
+}
+
+#else
+
+typedef __m256 V;
+typedef __m256 VM;
+#define VW 8
+
+FL_INLINE __m256i v_first_n(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FL_INLINE V v_load(const REAL *p) { return _mm256_loadu_ps(p); }
+FL_INLINE void v_store(REAL *p, V v) { _mm256_storeu_ps(p, v); }
+FL_INLINE V v_load_n(const REAL *p, int n) { return _mm256_maskload_ps(p, v_first_n(n)); }
+FL_INLINE void v_store_n(REAL *p, V v, int n) { _mm256_maskstore_ps(p, v_first_n(n), v); }
+FL_INLINE V v_bcast(const REAL *p) { return _mm256_broadcast_ss(p); }
+FL_INLINE V v_set1(REAL x) { return _mm256_set1_ps(x); }
+FL_INLINE V v_zero(void) { return _mm256_setzero_ps(); }
+FL_INLINE V v_add(V a, V b) { return _mm256_add_ps(a, b); }
+FL_INLINE V v_sub(V a, V b) { return _mm256_sub_ps(a, b); }
+FL_INLINE V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
+FL_INLINE V v_div(V a, V b) { return _mm256_div_ps(a, b); }
+FL_INLINE V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+FL_INLINE V v_fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
+FL_INLINE V v_max(V a, V b) { return _mm256_max_ps(a, b); }
+FL_INLINE V v_min(V a, V b) { return _mm256_min_ps(a, b); }
+FL_INLINE V v_abs(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+FL_INLINE V v_copysign(V magnitude, V sign) {
+    const V bit = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
+}
+FL_INLINE VM v_lt(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+FL_INLINE V v_select(VM m, V a, V b) { return _mm256_blendv_ps(b, a, m); }
+FL_INLINE V v_pow2(V r) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(r), 23),
+                                                _mm256_set1_epi32(127 << 23)));
+}
+
+#endif
+#endif

@@ -1,0 +1,297 @@
+/* Learning while running: forward through the stack, the loss, the error down through the stack inside the step, then
+   traces, gradient and update of every layer. In a stack the states of the layers above count as constants for the
+   layers below: the error of step t travels down at step t alone. */
+#ifndef FL_LEARN_H
+#define FL_LEARN_H
+
+/* What a layer keeps between the halves of a step-> */
+typedef struct fl_learn_layer {
+    fl_cell cell;
+    REAL *s;   /* (B, M) sources */
+    REAL *y;   /* (B, H) outputs of a linear layer */
+    REAL *dy;  /* (B, H) error of the outputs */
+    REAL *act; /* (B, groups, acts) */
+    REAL *traces;
+    ptrdiff_t at; /* of its weights in the packed arrays */
+} fl_learn_layer;
+
+typedef struct fl_learn_work {
+    fl_learn_layer *layer, *last;
+    ptrdiff_t weights; /* packed elements of all layers */
+    fl_row *rows;
+    fl_product_row *products;
+    fl_trace_lane *lane;
+    const REAL **act, **c;
+    int *error; /* (B,) lanes that have a target at this step */
+    REAL *factors, *d;
+} fl_learn_work;
+
+typedef char fl_learn_layer_fits[sizeof(fl_learn_layer) <= FL_LEARN_LAYER_BYTES ? 1 : -1];
+
+static fl_learn_work fl_learn_begin(const fastlstm_learner *m) {
+    const fl_learn_plan plan = fl_plan_learn(m->layers, m->n_layers, m->lanes, VW, (ptrdiff_t)sizeof(REAL));
+    char *base = (char *)m->scratch;
+    REAL *buffer = (REAL *)(base + plan.buffers), *traces = m->traces, *net = (REAL *)(base + plan.net);
+    fl_learn_work w = {
+        .layer = (fl_learn_layer *)(base + plan.layers),
+        .rows = (fl_row *)(base + plan.rows),
+        .products = (fl_product_row *)(base + plan.products),
+        .lane = (fl_trace_lane *)(base + plan.lane),
+        .act = (const REAL **)(base + plan.act),
+        .c = (const REAL **)(base + plan.c),
+        .error = (int *)(base + plan.error),
+        .factors = (REAL *)(base + plan.factors),
+        .d = (REAL *)(base + plan.d),
+    };
+    for (ptrdiff_t i = 0; i < m->n_layers; i++) {
+        fl_learn_layer *p = w.layer + i;
+        p->at = w.weights;
+        fl_cell_init(&p->cell, m->layers + i, (const REAL *)m->weights + p->at, net, 1);
+        const fl_geometry *q = &p->cell.q;
+        p->act = buffer;
+        p->s = p->act + m->lanes * q->groups * q->acts;
+        p->y = p->s + m->lanes * q->M;
+        p->dy = p->y + m->lanes * q->H;
+        p->traces = traces;
+        buffer += fl_learn_buffers(q, m->lanes, VW);
+        traces += m->lanes * q->groups * q->trace;
+        w.weights += q->packed;
+        w.last = p;
+    }
+    return w;
+}
+
+static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, const REAL *x, REAL *y) {
+    const ptrdiff_t B = m->lanes;
+    REAL *state = m->state;
+    for (ptrdiff_t i = 0; i < m->n_layers; i++) {
+        const fl_learn_layer *p = w->layer + i;
+        const fl_geometry *q = &p->cell.q;
+        const fastlstm_layer *l = p->cell.l;
+        const int linear = l->kind == FASTLSTM_LINEAR;
+        for (ptrdiff_t b = 0; b < B; b++) {
+            REAL *s = p->s + b * q->M;
+            for (ptrdiff_t k = 0; k < q->biases; k++)
+                *s++ = 1;
+            fl_copy(s, x + b * q->I, q->I);
+            s += q->I;
+            if (linear) {
+                w->products[b] = (fl_product_row){p->s + b * q->M, p->y + b * q->H};
+                continue;
+            }
+            fl_copy(s, state + l->state_h * B + b * q->H, q->H);
+            if (q->A) fl_copy(s + q->H, state + l->state_a * B + b * q->A, q->A);
+            w->rows[b] = (fl_row){.x = p->s + b * q->M,
+                                  .c = state + l->state_c * B + b * q->H,
+                                  .y = state + l->state_h * B + b * q->H, /* its old value is in s */
+                                  .a_out = q->A ? state + l->state_a * B + b * q->A : NULL,
+                                  .act = p->act + b * q->groups * q->acts};
+        }
+        if (linear) fl_linear_rows(&p->cell, w->products, B);
+        else fl_cell_rows(&p->cell, w->rows, B);
+        x = linear ? p->y : state + l->state_h * B;
+    }
+    fl_copy(y, x, B * w->last->cell.q.H);
+}
+
+/* The error of a layer's net inputs, d (groups, G, VW), of one lane; the padding is zero. */
+static void fl_linear_errors(const fl_cell *cell, const REAL *dy, const REAL *y, REAL *d) {
+    for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
+        const ptrdiff_t u = group * VW, n = cell->q.H - u;
+        v_store(d + u, v_mul(fl_load_units(dy + u, 1, n), v_activate_grad(cell->l->output_activation, fl_load_units(y + u, 1, n))));
+    }
+}
+
+static void fl_lstm_errors(const fl_geometry *q, const REAL *factors, REAL *d) {
+    const ptrdiff_t S = q->S;
+    for (ptrdiff_t group = 0; group < q->groups; group++, factors += q->factors) {
+        if (q->i) v_store(d, v_load(factors + 6 * S * VW)), d += VW;
+        if (q->f) v_store(d, v_load(factors + (6 * S + 1) * VW)), d += VW;
+        if (q->o) v_store(d, v_load(factors + (6 * S + 2) * VW)), d += VW;
+        for (ptrdiff_t v = 0; v < S; v++, d += VW)
+            v_store(d, v_load(factors + (5 * S + v) * VW));
+    }
+}
+
+/* The second half of a step-> The last layer's dy and `error` (which lanes have a target) are set; any: one has. */
+static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, int any, int fused_sigmoid) {
+    const ptrdiff_t B = m->lanes;
+    const int descends = m->update && m->chunk == 1;
+    const int mode = !any ? FL_TRACE_ONLY : !descends ? FL_GATHER : m->velocity ? FL_DESCEND_MOMENTUM : FL_DESCEND;
+    /* Top-down, so that every error passes through the weights that made the outputs. A layer's own update may come
+       as soon as its error has been handed down. */
+    for (ptrdiff_t i = m->n_layers - 1; i >= 0; i--) {
+        const fl_learn_layer *p = w->layer + i;
+        const fl_geometry *q = &p->cell.q;
+        const fastlstm_layer *l = p->cell.l;
+        const int linear = l->kind == FASTLSTM_LINEAR;
+        const ptrdiff_t per_lane = q->groups * q->factors;
+        for (ptrdiff_t b = 0; b < B; b++) {
+            REAL *factors = w->factors + b * per_lane;
+            const int error = any && w->error[b];
+            if (linear) { /* its factors are d_o alone */
+                if (!error) continue;
+                fl_linear_errors(&p->cell, p->dy + b * q->H, p->y + b * q->H, w->d);
+                if (fused_sigmoid && i == m->n_layers - 1) /* dy already is the error of the net input */
+                    for (ptrdiff_t group = 0; group < q->groups; group++)
+                        v_store(w->d + group * VW, fl_load_units(p->dy + b * q->H + group * VW, 1, q->H - group * VW));
+                for (ptrdiff_t group = 0; group < q->groups; group++)
+                    v_store(factors + group * q->factors + 8 * VW, v_load(w->d + group * VW));
+            } else {
+                for (ptrdiff_t group = 0; group < q->groups; group++)
+                    fl_lstm_factors(&p->cell, group, p->act + (b * q->groups + group) * q->acts,
+                                    (REAL *)m->state + l->state_c * B + b * q->H, error ? p->dy + b * q->H : NULL,
+                                    factors + group * q->factors);
+                if (error && i > 0) fl_lstm_errors(q, factors, w->d);
+            }
+            if (error && i > 0) fl_input_error(&p->cell, w->d, p[-1].dy + b * q->I);
+        }
+        if (linear && !any) continue;
+        const fl_target to = {mode, (REAL *)m->weights + p->at, m->velocity ? (REAL *)m->velocity + p->at : NULL,
+                              m->gradient ? (REAL *)m->gradient + p->at : NULL, (REAL)m->lr, (REAL)m->momentum};
+        for (ptrdiff_t group = 0; group < q->groups; group++) {
+            for (ptrdiff_t b = 0; b < B; b++)
+                w->lane[b] = (fl_trace_lane){p->s + b * q->M, w->factors + b * per_lane + group * q->factors,
+                                             linear ? NULL : p->traces + (group * B + b) * q->trace, any && w->error[b]};
+            fl_trace(q, w->lane, B, &to, group * q->panel);
+            if (l->peepholes) {
+                for (ptrdiff_t b = 0; b < B; b++) {
+                    w->act[b] = p->act + (b * q->groups + group) * q->acts;
+                    w->c[b] = (const REAL *)m->state + l->state_c * B + b * q->H;
+                }
+                fl_trace_peepholes(q, group, w->lane, B, w->act, w->c, &to);
+            }
+        }
+    }
+    m->has_error |= any;
+    m->pending++;
+    if (descends && any) m->lr *= m->decay;
+}
+
+/* The gathered gradient becomes a step; without one seen since the last, nothing moves. */
+static void fl_learn_apply(fastlstm_learner *m, const fl_learn_work *w) {
+    if (m->update && m->gradient && m->has_error) {
+        fl_sgd_array(w->weights, m->weights, m->gradient, m->velocity, (REAL)m->lr, (REAL)m->momentum);
+        fl_zero(m->gradient, w->weights);
+        m->lr *= m->decay;
+    }
+    m->has_error = 0;
+    m->pending = 0;
+}
+
+static void fl_learn_after_step(fastlstm_learner *m, const fl_learn_work *w) {
+    if (m->update && m->chunk > 0 && m->pending >= m->chunk) fl_learn_apply(m, w);
+}
+
+static void fl_learn_reset_lane(fastlstm_learner *m, const fl_learn_work *w, ptrdiff_t b) {
+    const ptrdiff_t B = m->lanes;
+    REAL *state = m->state;
+    for (const fl_learn_layer *p = w->layer; p <= w->last; p++) {
+        const fastlstm_layer *l = p->cell.l;
+        const fl_geometry *q = &p->cell.q;
+        if (l->kind == FASTLSTM_LINEAR) continue;
+        fl_zero(state + l->state_h * B + b * q->H, q->H);
+        fl_zero(state + l->state_c * B + b * q->H, q->H);
+        if (q->A) fl_zero(state + l->state_a * B + b * q->A, q->A);
+        for (ptrdiff_t group = 0; group < q->groups; group++)
+            fl_zero(p->traces + (group * B + b) * q->trace, q->trace);
+    }
+}
+
+static void fl_learn_reset(fastlstm_learner *m, const fl_learn_work *w, const uint8_t *mask) {
+    int any = 0;
+    for (ptrdiff_t b = 0; b < m->lanes; b++)
+        any |= !mask || mask[b];
+    if (any && m->chunk == 0) fl_learn_apply(m, w); /* an episode's end is where its gradient is applied */
+    for (ptrdiff_t b = 0; b < m->lanes; b++)
+        if (!mask || mask[b]) fl_learn_reset_lane(m, w, b);
+}
+
+/* Loss of a step from targets into the last layer's dy; returns whether any lane has a target. */
+static int fl_learn_loss(fastlstm_learner *m, const fl_learn_work *w, const REAL *y, const void *targets, ptrdiff_t t, int fused_sigmoid) {
+    const ptrdiff_t B = m->lanes;
+    const fl_learn_layer *p = w->last;
+    const ptrdiff_t O = p->cell.q.H;
+    int any = 0;
+    if (!targets || m->loss == FASTLSTM_NO_LOSS) return 0;
+    const REAL *real = m->loss == FASTLSTM_CROSS_ENTROPY ? NULL : (const REAL *)targets + t * B * O;
+    const double loss = real ? fl_elementwise_loss(m->loss, B, O, y, real, p->dy, w->error)
+                             : fl_cross_entropy(B, O, y, (const int64_t *)targets + t * B, p->dy, w->error);
+    for (ptrdiff_t b = 0; b < B; b++)
+        any |= w->error[b];
+    if (!any) return 0;
+    m->loss_sum += loss;
+    m->loss_steps++;
+    if (fused_sigmoid) { /* the logistic's own derivative cancels the denominator: d = (y - t) / n, without 0 / 0 */
+        ptrdiff_t n = 0;
+        for (ptrdiff_t j = 0; j < B * O; j++)
+            n += real[j] == real[j];
+        for (ptrdiff_t j = 0; j < B * O; j++)
+            p->dy[j] = real[j] == real[j] ? (y[j] - real[j]) / (REAL)n : 0;
+    }
+    return 1;
+}
+
+static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, const void *x, const void *targets, const uint8_t *reset,
+                                      void *y, ptrdiff_t *done, fastlstm_poll poll, void *context) {
+    const fl_learn_work w = fl_learn_begin(m);
+    const fastlstm_layer *last = m->layers + m->n_layers - 1;
+    const ptrdiff_t B = m->lanes, I = m->layers[0].input_size, O = last->hidden_size;
+    const ptrdiff_t work = 4 * B * w.weights;
+    const int fused_sigmoid = m->loss == FASTLSTM_BINARY_CROSS_ENTROPY && last->kind == FASTLSTM_LINEAR && last->output_activation == FASTLSTM_SIGMOID;
+    fl_patience patience = {poll, context, 0, fl_fpu_enter()};
+    int stop = 0;
+    ptrdiff_t t = 0;
+    while (t < steps && !stop) {
+        REAL *y_t = (REAL *)y + t * B * O;
+        if (reset) fl_learn_reset(m, &w, reset + t * B);
+        fl_learn_forward_step(m, &w, (const REAL *)x + t * B * I, y_t);
+        fl_learn_backward_step(m, &w, fl_learn_loss(m, &w, y_t, targets, t, fused_sigmoid), fused_sigmoid);
+        fl_learn_after_step(m, &w);
+        t++;
+        stop = t < steps && fl_interrupted(&patience, work);
+    }
+    *done = t;
+    fl_fpu_leave(patience.mode);
+    return stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
+}
+
+static void fl_learner_forward(fastlstm_learner *m, const void *x, void *y) {
+    const fl_fpu mode = fl_fpu_enter();
+    const fl_learn_work w = fl_learn_begin(m);
+    fl_learn_forward_step(m, &w, (const REAL *)x, (REAL *)y);
+    fl_fpu_leave(mode);
+}
+
+static void fl_learner_backward(fastlstm_learner *m, const void *dy) {
+    const fl_fpu mode = fl_fpu_enter();
+    const fl_learn_work w = fl_learn_begin(m);
+    const fl_learn_layer *p = w.last;
+    if (dy) {
+        fl_copy(p->dy, (const REAL *)dy, m->lanes * p->cell.q.H);
+        for (ptrdiff_t b = 0; b < m->lanes; b++) { /* a lane whose error is all zero has no target */
+            w.error[b] = 0;
+            for (ptrdiff_t k = 0; k < p->cell.q.H; k++)
+                w.error[b] |= !(p->dy[b * p->cell.q.H + k] == 0);
+        }
+    }
+    fl_learn_backward_step(m, &w, dy != NULL, 0);
+    fl_learn_after_step(m, &w);
+    fl_fpu_leave(mode);
+}
+
+static void fl_learner_reset(fastlstm_learner *m, const uint8_t *mask) {
+    const fl_fpu mode = fl_fpu_enter();
+    const fl_learn_work w = fl_learn_begin(m);
+    fl_learn_reset(m, &w, mask);
+    fl_fpu_leave(mode);
+}
+
+static void fl_learner_apply(fastlstm_learner *m) {
+    const fl_fpu mode = fl_fpu_enter();
+    const fl_learn_work w = fl_learn_begin(m);
+    fl_learn_apply(m, &w);
+    fl_fpu_leave(mode);
+}
+
+#endif

@@ -1,0 +1,93 @@
+/* The layout of scratch memory, in bytes from a 64-byte boundary: the sizes that api.c tells and the offsets that
+   the engines use come from the same few lines. Sizes of a network that fl_net_valid (api.c) accepted, and lanes and steps
+   within its limits, do not overflow. */
+#ifndef FL_SCRATCH_H
+#define FL_SCRATCH_H
+
+#include "engine.h"
+#include "geometry.h"
+
+/* Multiply-adds between two calls of `poll`: a few milliseconds on the slowest engine. */
+#define FL_POLL_WORK 8000000
+
+/* At least the size of a learner's description of a layer (learn.h). */
+#define FL_LEARN_LAYER_BYTES 512
+
+typedef struct fl_forward_plan {
+    ptrdiff_t steps;   /* steps of a span */
+    ptrdiff_t widest;  /* of all h */
+    ptrdiff_t rows, products, h_prev, running, zeros, gate_acts, net, pre, between[2], size;
+} fl_forward_plan;
+
+static inline ptrdiff_t fl_take(ptrdiff_t *size, ptrdiff_t bytes) {
+    const ptrdiff_t at = *size;
+    *size += (bytes + 63) / 64 * 64;
+    return at;
+}
+
+static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes,
+                                              ptrdiff_t vw, ptrdiff_t real) {
+    fl_forward_plan p = {0};
+    ptrdiff_t width = 0, acts = 0, net = 0, pre = 0;
+    int reverse = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fl_geometry q = fl_layer_geometry(layers + i, vw);
+        const ptrdiff_t both = q.H * (1 + (i + 1 < n && layers[i + 1].reverse));
+        if (q.H > p.widest) p.widest = q.H;
+        if (both > width) width = both;
+        if (q.A > acts) acts = q.A;
+        if (q.G * vw > net) net = q.G * vw;
+        if (layers[i].kind == FASTLSTM_LSTM && q.groups * q.G * vw > pre) pre = q.groups * q.G * vw;
+        reverse |= layers[i].reverse;
+    }
+    p.steps = reverse ? steps : FL_STEPS_AHEAD / lanes > 1 ? FL_STEPS_AHEAD / lanes : 1;
+    if (p.steps > steps) p.steps = steps;
+    /* the cell's row and product descriptors hold at most eight pointers */
+    p.rows = fl_take(&p.size, lanes * 8 * (ptrdiff_t)sizeof(void *));
+    p.products = fl_take(&p.size, (lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD) * 2 * (ptrdiff_t)sizeof(void *));
+    p.h_prev = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(void *));
+    p.running = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.zeros = fl_take(&p.size, p.widest * real);
+    p.gate_acts = fl_take(&p.size, 2 * lanes * acts * real);
+    p.net = fl_take(&p.size, net * real);
+    p.pre = fl_take(&p.size, lanes < 6 && p.steps > 1 ? FL_ROWS_AHEAD * pre * real : 0);
+    p.between[0] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
+    p.between[1] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
+    return p;
+}
+
+typedef struct fl_learn_plan {
+    ptrdiff_t layers, rows, products, lane, act, c, error, factors, d, net, buffers, size;
+} fl_learn_plan;
+
+/* Elements that one layer keeps between the halves of a step. */
+static inline ptrdiff_t fl_learn_buffers(const fl_geometry *q, ptrdiff_t lanes, ptrdiff_t vw) {
+    return lanes * q->groups * q->acts + (lanes * (q->M + 2 * q->H) + vw - 1) / vw * vw;
+}
+
+static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes, ptrdiff_t vw, ptrdiff_t real) {
+    fl_learn_plan p = {0};
+    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *);
+    ptrdiff_t buffers = 0, factors = 0, d = 0, net = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fl_geometry q = fl_layer_geometry(layers + i, vw);
+        buffers += fl_learn_buffers(&q, lanes, vw);
+        if (q.groups * q.factors > factors) factors = q.groups * q.factors;
+        if (q.groups * q.G * vw > d) d = q.groups * q.G * vw;
+        if (q.G * vw > net) net = q.G * vw;
+    }
+    p.layers = fl_take(&p.size, n * FL_LEARN_LAYER_BYTES);
+    p.rows = fl_take(&p.size, lanes * 8 * pointer);
+    p.products = fl_take(&p.size, lanes * 2 * pointer);
+    p.lane = fl_take(&p.size, lanes * 4 * pointer);
+    p.act = fl_take(&p.size, lanes * pointer);
+    p.c = fl_take(&p.size, lanes * pointer);
+    p.error = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(int));
+    p.factors = fl_take(&p.size, lanes * factors * real);
+    p.d = fl_take(&p.size, d * real);
+    p.net = fl_take(&p.size, net * real);
+    p.buffers = fl_take(&p.size, buffers * real);
+    return p;
+}
+
+#endif

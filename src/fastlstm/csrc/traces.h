@@ -1,0 +1,174 @@
+/* Truncated real-time recurrent learning: eligibility traces, the gradient, and the update, in one pass over memory.
+
+   Truncated here means what Hochreiter & Schmidhuber (1997, appendix A.1) mean: the derivatives of all net inputs at t with
+   respect to anything recurrent (h, gate activations, and through peepholes c) are taken as zero, and the one path
+   that is kept in time is the constant error carousel dc(t)/dc(t-1) = mu. With s = (biases 1, x, h(t-1), a(t-1)):
+
+       E_j(t) = mu E_j(t-1) + u_j s^T          traces dc/dw of the groups j = g, i, f (eqs A.12; 2000, eqs 3.10-3.12)
+       G_j    = e E_j(t)                       summed over the cells of a block for i, f
+       G_o    = d_o s^T                        the output gate needs no trace
+       Q_j[v,w](t) = mu_v Q_j[v,w](t-1) + u_j,v c_w(t-1)       peepholes of i and f (2002, eqs 22-24)
+
+   Traces of a layer are [group][lane][k][slot][g, i, f][VW], then for each group and lane the peepholes [i, f][v][w][VW]. */
+#ifndef FL_TRACES_H
+#define FL_TRACES_H
+
+/* What becomes of the gradient of a step. */
+enum { FL_TRACE_ONLY = 0, FL_GATHER = 1, FL_DESCEND = 2, FL_DESCEND_MOMENTUM = 3 };
+
+typedef struct fl_target {
+    int mode;
+    REAL *w, *velocity, *gradient; /* packed, at the layer's place */
+    REAL lr, momentum;
+} fl_target;
+
+/* Take the gradient g of the VW weights at `at`. */
+FL_INLINE void fl_descend(int mode, const fl_target *to, ptrdiff_t at, V g, V lr, V momentum) {
+    if (mode == FL_GATHER) {
+        v_store(to->gradient + at, v_add(v_load(to->gradient + at), g));
+    } else if (mode == FL_DESCEND) {
+        v_store(to->w + at, v_fnma(lr, g, v_load(to->w + at)));
+    } else if (mode == FL_DESCEND_MOMENTUM) {
+        g = v_fma(momentum, v_load(to->velocity + at), g);
+        v_store(to->velocity + at, g);
+        v_store(to->w + at, v_fnma(lr, g, v_load(to->w + at)));
+    }
+}
+
+/* One lane's view of a group. */
+typedef struct fl_trace_lane {
+    const REAL *s;       /* (M,) sources */
+    const REAL *factors; /* lstm.h */
+    REAL *E;
+    int error; /* an error reaches this lane at this step */
+} fl_trace_lane;
+
+/* The sources of one group: traces of all lanes, gradient, update. The arguments that are constants at the call are
+   folded; `fast` means blocks of one cell and one lane, whose factors then stay in registers. */
+FL_INLINE void fl_trace_group(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t lanes, const fl_target *to,
+                              ptrdiff_t weights_at, int mode, int fast, int has_i, int has_f, int has_o, int traced) {
+    const ptrdiff_t S = fast ? 1 : q->S, B = fast ? 1 : lanes;
+    const ptrdiff_t gates = has_i + has_f + has_o;
+    const V lr = v_set1(to->lr), momentum = v_set1(to->momentum);
+    ptrdiff_t at = weights_at, k_trace = 0;
+    for (ptrdiff_t k = 0; k < q->M; k++, at += q->G * VW, k_trace += S * traced * VW) {
+        V g_i = v_zero(), g_f = v_zero(), g_o = v_zero();
+        for (ptrdiff_t v = 0; v < S; v++) {
+            V g_g = v_zero();
+            for (ptrdiff_t b = 0; b < B; b++) {
+                if (!traced) break;
+                const REAL *p = lane[b].factors + v * VW;
+                REAL *E = lane[b].E + k_trace + v * traced * VW;
+                const V s = v_bcast(lane[b].s + k), mu = v_load(p), e = v_load(p + S * VW);
+                const int error = mode != FL_TRACE_ONLY && (fast || lane[b].error);
+                V t = v_fma(mu, v_load(E), v_mul(v_load(p + 2 * S * VW), s));
+                v_store(E, t);
+                if (error) g_g = v_fma(e, t, g_g);
+                if (has_i) {
+                    E += VW;
+                    t = v_fma(mu, v_load(E), v_mul(v_load(p + 3 * S * VW), s));
+                    v_store(E, t);
+                    if (error) g_i = v_fma(e, t, g_i);
+                }
+                if (has_f) {
+                    E += VW;
+                    t = v_fma(mu, v_load(E), v_mul(v_load(p + 4 * S * VW), s));
+                    v_store(E, t);
+                    if (error) g_f = v_fma(e, t, g_f);
+                }
+            }
+            if (mode && traced) fl_descend(mode, to, at + (gates + v) * VW, g_g, lr, momentum);
+        }
+        if (!mode) continue;
+        if (has_i) fl_descend(mode, to, at, g_i, lr, momentum);
+        if (has_f) fl_descend(mode, to, at + has_i * VW, g_f, lr, momentum);
+        if (has_o) {
+            for (ptrdiff_t b = 0; b < B; b++)
+                if (fast || lane[b].error)
+                    g_o = v_fma(v_load(lane[b].factors + (6 * S + 2) * VW), v_bcast(lane[b].s + k), g_o);
+            fl_descend(mode, to, at + (gates - 1) * VW, g_o, lr, momentum);
+        }
+    }
+}
+
+/* Peephole traces and gradient of one group. act: saved activations, c: states, of each lane. */
+static void fl_trace_peepholes(const fl_geometry *q, ptrdiff_t group, const fl_trace_lane *lane, ptrdiff_t lanes,
+                               const REAL *const *act, const REAL *const *c, const fl_target *to) {
+    const ptrdiff_t S = q->S, at = q->peephole + group * 3 * S * VW, unit = group * VW * S;
+    const ptrdiff_t n = q->J - group * VW < VW ? q->J - group * VW : VW;
+    const V lr = v_set1(to->lr), momentum = v_set1(to->momentum);
+    const int present[2] = {q->i, q->f};
+    for (ptrdiff_t w = 0; w < S; w++) {
+        for (ptrdiff_t gate = 0; gate < 2; gate++) {
+            V g = v_zero();
+            if (!present[gate]) continue;
+            for (ptrdiff_t b = 0; b < lanes; b++) {
+                const V source = v_load(act[b] + (q->gates + 2 * S + w) * VW); /* c_w(t-1) */
+                for (ptrdiff_t v = 0; v < S; v++) {
+                    const REAL *p = lane[b].factors + v * VW;
+                    REAL *Q = lane[b].E + q->M * S * q->traced * VW + ((gate * S + v) * S + w) * VW;
+                    const V t = v_fma(v_load(p), v_load(Q), v_mul(v_load(p + (3 + gate) * S * VW), source));
+                    v_store(Q, t);
+                    if (lane[b].error) g = v_fma(v_load(p + S * VW), t, g);
+                }
+            }
+            fl_descend(to->mode, to, at + (gate * S + w) * VW, g, lr, momentum);
+        }
+        if (q->o && to->mode) {
+            V g = v_zero();
+            for (ptrdiff_t b = 0; b < lanes; b++)
+                if (lane[b].error)
+                    g = v_fma(v_load(lane[b].factors + (6 * S + 2) * VW), fl_load_units(c[b] + unit + w, S, n), g);
+            fl_descend(to->mode, to, at + (2 * S + w) * VW, g, lr, momentum);
+        }
+    }
+}
+
+/* Compiled once for each fate of the gradient, and for the common shapes. */
+#define FL_TRACE_MODE(NAME, MODE)                                                                                          \
+    FL_NOINLINE void NAME(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t lanes, const fl_target *to, ptrdiff_t at) { \
+        if (!q->traced) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 0, 0, 1, 0); /* linear: d_o is its error */        \
+        else if (lanes == 1 && q->S == 1 && q->gates == 3) fl_trace_group(q, lane, 1, to, at, MODE, 1, 1, 1, 1, 3);        \
+        else if (q->gates == 3) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 1, 1, 1, 3);                               \
+        else if (q->i && q->o) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 1, 0, 1, 2);                                \
+        else fl_trace_group(q, lane, lanes, to, at, MODE, 0, q->i, q->f, q->o, (int)q->traced);                           \
+    }
+FL_TRACE_MODE(fl_trace_only, FL_TRACE_ONLY)
+FL_TRACE_MODE(fl_trace_gather, FL_GATHER)
+FL_TRACE_MODE(fl_trace_descend, FL_DESCEND)
+FL_TRACE_MODE(fl_trace_descend_momentum, FL_DESCEND_MOMENTUM)
+
+static void fl_trace(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t lanes, const fl_target *to, ptrdiff_t at) {
+    switch (to->mode) {
+    case FL_TRACE_ONLY: fl_trace_only(q, lane, lanes, to, at); break;
+    case FL_GATHER: fl_trace_gather(q, lane, lanes, to, at); break;
+    case FL_DESCEND: fl_trace_descend(q, lane, lanes, to, at); break;
+    default: fl_trace_descend_momentum(q, lane, lanes, to, at);
+    }
+}
+
+/* n plain elements: velocity = momentum velocity + gradient; w -= lr velocity. */
+static void fl_sgd_array(ptrdiff_t n, REAL *w, const REAL *gradient, REAL *velocity, REAL lr, REAL momentum) {
+    const fl_target to = {velocity ? FL_DESCEND_MOMENTUM : FL_DESCEND, w, velocity, NULL, lr, momentum};
+    const V vlr = v_set1(lr), vm = v_set1(momentum);
+    ptrdiff_t k = 0;
+    for (; k + VW <= n; k += VW)
+        fl_descend(to.mode, &to, k, v_load(gradient + k), vlr, vm);
+    if (k < n) {
+        const int rest = (int)(n - k);
+        V g = v_load_n(gradient + k, rest);
+        if (velocity) {
+            g = v_fma(vm, v_load_n(velocity + k, rest), g);
+            v_store_n(velocity + k, g, rest);
+        }
+        v_store_n(w + k, v_fnma(vlr, g, v_load_n(w + k, rest)), rest);
+    }
+}
+
+static void fl_sgd(ptrdiff_t n, void *w, const void *gradient, void *velocity, double lr, double momentum) {
+    const fl_fpu mode = fl_fpu_enter();
+    fl_sgd_array(n, (REAL *)w, (const REAL *)gradient, (REAL *)velocity, (REAL)lr, (REAL)momentum);
+    fl_fpu_leave(mode);
+}
+
+#endif
