@@ -108,6 +108,13 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
                                  const void *packed, const fastlstm_batch *batch, void *scratch, fastlstm_poll poll,
                                  void *context); /* poll may be NULL */
 
+/* The same in two parts, for many calls: fastlstm_prepare checks everything but the batch and lays out the scratch, which
+   then belongs to this network, these packed weights and this number of lanes; fastlstm_run checks the batch against it.
+   A network without reverse layers runs batches of any number of steps then, others at most `steps`. */
+fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                 const void *packed, ptrdiff_t steps, ptrdiff_t lanes, void *scratch);
+fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context);
+
 /* ---- Learning online: the truncated gradient of 1997 (csrc/traces.h defines it) --------------------- */
 
 enum { FASTLSTM_NO_LOSS = 0, FASTLSTM_MSE = 1, FASTLSTM_SSE = 2, FASTLSTM_CROSS_ENTROPY = 3, FASTLSTM_BINARY_CROSS_ENTROPY = 4 };
@@ -122,6 +129,8 @@ typedef struct fastlstm_learner {
     void *traces;   /* fastlstm_trace_size */
     void *state;    /* fastlstm_state_size */
     void *scratch;  /* fastlstm_learner_scratch_size */
+    int32_t prepared; /* inout: 0 at first and after any field but the inouts, lr, momentum and decay has changed: the next
+                         call then checks everything and lays out the scratch */
     int32_t loss;
     int32_t update;     /* 0: the gradient is gathered in `gradient` and weights stay */
     double lr, momentum, decay; /* v = momentum v + gradient; w -= lr v; lr *= decay */

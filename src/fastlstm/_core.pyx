@@ -13,7 +13,7 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cnp.import_array()
 
@@ -50,6 +50,7 @@ cdef extern from "fastlstm.h" nogil:
         void *traces
         void *state
         void *scratch
+        int32_t prepared
         int32_t loss, update
         double lr, momentum, decay
         Py_ssize_t chunk, pending
@@ -70,6 +71,9 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_unpack(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, void *)
     fastlstm_status fastlstm_forward(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *,
                                      const fastlstm_batch *, void *, fastlstm_poll, void *)
+    fastlstm_status fastlstm_prepare(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, Py_ssize_t,
+                                     Py_ssize_t, void *)
+    fastlstm_status fastlstm_run(void *, const fastlstm_batch *, fastlstm_poll, void *)
     Py_ssize_t fastlstm_trace_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
     Py_ssize_t fastlstm_trace_canonical_size(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
     fastlstm_status fastlstm_trace_convert(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, void *, void *, int)
@@ -359,6 +363,10 @@ cdef class Network:
 
 # ---- Streams -----------------------------------------------------------------------------------------------------------
 
+# Steps that pass through a stack together in a stream's `run`; its scratch is made for them once.
+cdef enum:
+    RUN_STEPS = 64
+
 # Multiply-adds below which giving the GIL away and taking it back costs more than the work itself.
 cdef enum:
     SMALL_WORK = 30000
@@ -375,9 +383,10 @@ cdef class Stream:
     cdef int typenum
 
     def __init__(self, Network network, packed, Py_ssize_t lanes):
-        self.network, self.packed, self.lanes = network, packed, lanes
+        self.network, self.lanes = network, lanes
         self.flat_state = network.new_state(lanes)
-        self.scratch = network.new_scratch(1, lanes)
+        self.scratch = network.new_scratch(RUN_STEPS, lanes)
+        self._use(packed)
         self.y = aligned(lanes * network.output_size, network.dtype)
         self.typenum = network.dtype.num
         self.small = network.n_packed * lanes < SMALL_WORK
@@ -396,6 +405,8 @@ cdef class Stream:
         return 0
 
     def _use(self, packed):
+        check(fastlstm_prepare(self.network.engine, self.network.layers, self.network.n_layers, data(packed), RUN_STEPS, self.lanes,
+                               data(self.scratch)))
         self.packed = packed
 
     cdef bint fits(self, cnp.ndarray a):
@@ -420,17 +431,20 @@ cdef class Stream:
         shape[ndim - 1] = self.network.output_size
         if out is None:
             y = cnp.PyArray_EMPTY(ndim, shape, self.typenum, 0)
+        elif (type(out) is np_ndarray and cnp.PyArray_NDIM(<cnp.ndarray>out) == ndim and cnp.PyArray_TYPE(<cnp.ndarray>out) == self.typenum
+              and cnp.PyArray_ISCARRAY(<cnp.ndarray>out) and cnp.PyArray_DIM(<cnp.ndarray>out, 0) == shape[0]
+              and cnp.PyArray_DIM(<cnp.ndarray>out, ndim - 1) == shape[ndim - 1]):
+            y = <cnp.ndarray>out
         else:
             y = as_output(out, "out", self.network.dtype, tuple([shape[k] for k in range(ndim)]))
         self.begin()
         self.batch.x = cnp.PyArray_DATA(a)
-        cdef void *packed = data(self.packed)
         cdef void *scratch = data(self.scratch)
         if self.small:
-            status = fastlstm_forward(self.network.engine, self.network.layers, self.network.n_layers, packed, &self.batch, scratch, NULL, NULL)
+            status = fastlstm_run(scratch, &self.batch, NULL, NULL)
         else:
             with nogil:
-                status = fastlstm_forward(self.network.engine, self.network.layers, self.network.n_layers, packed, &self.batch, scratch, NULL, NULL)
+                status = fastlstm_run(scratch, &self.batch, NULL, NULL)
         memcpy(cnp.PyArray_DATA(y), self.batch.y, cnp.PyArray_NBYTES(y))
         self.busy = False
         check(status)
@@ -438,16 +452,22 @@ cdef class Stream:
 
     def _run(self, x, y):
         """x (T, lanes, I) -> y; a run that raises leaves the state as it was before."""
+        cdef fastlstm_batch batch = self.batch
+        cdef fastlstm_status status
+        cdef list raised = []
+        cdef void *holder = <void *>raised
+        cdef void *scratch = data(self.scratch)
+        before = self.flat_state.copy()
+        batch.steps, batch.x, batch.y = x.shape[0], data(x), data(y)
         self.begin()
-        try:
-            before = self.flat_state.copy()
-            try:
-                self.network.forward(self.packed, x, y, self.flat_state)
-            except BaseException:
-                self.flat_state[:] = before
-                raise
-        finally:
-            self.busy = False
+        with nogil:
+            status = fastlstm_run(scratch, &batch, poll, holder)
+        if status == FASTLSTM_INTERRUPTED:
+            self.flat_state[:] = before
+        self.busy = False
+        if status == FASTLSTM_INTERRUPTED:
+            raise raised[0]
+        check(status)
 
 
 cdef object np_ndarray = np.ndarray
@@ -480,6 +500,7 @@ cdef class Learner:
         self.flat_state = network.new_state(lanes)
         self.traces = aligned(traces + 1, network.dtype)
         self.scratch = aligned(scratch, network.dtype)
+        self.weights = aligned(network.n_packed, network.dtype)
         if optimizer is None or chunk != 1:
             self.gradient = aligned(network.n_packed, network.dtype)
         if optimizer is not None and optimizer.momentum:
@@ -487,7 +508,7 @@ cdef class Learner:
         self.version = -1
         self.optimizer_version = -1
         self.c.engine, self.c.layers, self.c.n_layers, self.c.lanes = network.engine, network.layers, network.n_layers, lanes
-        self.c.velocity, self.c.gradient = data(self.velocity), data(self.gradient)
+        self.c.weights, self.c.velocity, self.c.gradient = data(self.weights), data(self.velocity), data(self.gradient)
         self.c.traces, self.c.state, self.c.scratch = data(self.traces), data(self.flat_state), data(self.scratch)
         self.c.loss, self.c.update, self.c.chunk = loss, optimizer is not None, chunk
 
@@ -499,9 +520,6 @@ cdef class Learner:
             raise RuntimeError("this learner is in use by another thread")
         if self.parameters.root().version != self.version:
             flat = np.ascontiguousarray(self.parameters.fetch())
-            if self.weights is None:
-                self.weights = aligned(self.network.n_packed, self.network.dtype)
-                self.c.weights = data(self.weights)
             check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.weights)))
             self.version = self.parameters.root().version
         if self.optimizer is not None:

@@ -422,6 +422,7 @@ static void exact(void) {
             same_value("tanh", TANH, s ? -REAL_LIMIT : REAL_LIMIT, (REAL)(s ? -1 : 1));
             same_value("exp", EXP, s ? (REAL)-0.0 : 0, 1);
             same_value("exp", EXP, s ? -REAL_LIMIT : -inf, 0);
+            same_value("exp", EXP, -FL_EXP_END * (1 + REAL_EPS), 0);
             if (!flushed)
                 for (int k = 0; k < MANT; k++) {
                     const REAL x = real((BITS)1 << k | (s ? SIGN : 0));
@@ -519,7 +520,8 @@ static unsigned long long hash(int f) {
         }
         run(f, in, out);
         for (int i = 0; i < BLOCK; i++)
-            for (size_t j = 0; j < sizeof(BITS); j++) h = (h ^ (uint64_t)(bits(out[i]) >> 8 * j & 255)) * 0x100000001b3u;
+            for (size_t j = 0; j < sizeof(BITS); j++)
+                h = (h ^ (uint64_t)(bits(out[i]) >> 8 * j & 255)) * 0x100000001b3u;
     }
     return h;
 }

@@ -242,17 +242,39 @@ fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_la
     return FASTLSTM_OK;
 }
 
-fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                                 const fastlstm_batch *batch, void *scratch, fastlstm_poll poll, void *context) {
+fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                 ptrdiff_t steps, ptrdiff_t lanes, void *scratch) {
     const fastlstm_status status = fastlstm_net_check(layers, n_layers);
     if (status) return status;
-    if (!engine || !packed || !batch || !scratch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || batch->lanes <= 0)
-        return FASTLSTM_BAD_ARGUMENT;
-    if (!counts_fit(layers, n_layers, batch->steps, batch->lanes)) return FASTLSTM_TOO_LARGE;
+    if (!engine || !packed || !scratch || steps <= 0 || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
+    if (!counts_fit(layers, n_layers, steps, lanes)) return FASTLSTM_TOO_LARGE;
+    engine->prepare(engine, layers, n_layers, packed, steps, lanes, scratch);
+    return FASTLSTM_OK;
+}
+
+static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes) {
+    if (!batch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || batch->lanes != lanes) return FASTLSTM_BAD_ARGUMENT;
     if (batch->lengths)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
             if (batch->lengths[b] < 1 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
-    return engine->forward(layers, n_layers, packed, batch, scratch, poll, context);
+    return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context) {
+    if (!scratch) return FASTLSTM_BAD_ARGUMENT;
+    const fl_runner_head *head = (const fl_runner_head *)scratch;
+    const fastlstm_status status = batch_check(batch, head->lanes);
+    if (status) return status;
+    if (head->longest && batch->steps > head->longest) return FASTLSTM_BAD_ARGUMENT;
+    return head->engine->run(scratch, batch, poll, context);
+}
+
+fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                 const fastlstm_batch *batch, void *scratch, fastlstm_poll poll, void *context) {
+    fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    if (!status) status = batch_check(batch, batch ? batch->lanes : 0);
+    if (!status) status = fastlstm_prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, scratch);
+    return status ? status : engine->run(scratch, batch, poll, context);
 }
 
 fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes,
@@ -265,15 +287,19 @@ fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fast
     return FASTLSTM_OK;
 }
 
-static fastlstm_status learner_check(const fastlstm_learner *m) {
+static fastlstm_status learner_check(fastlstm_learner *m) {
     if (!m || !m->engine) return FASTLSTM_BAD_ARGUMENT;
+    if (m->prepared) return FASTLSTM_OK;
     const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
     if (status) return status;
     if (any_reverse(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
         m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)) || (m->momentum != 0 && m->update && !m->velocity))
         return FASTLSTM_BAD_ARGUMENT;
-    return counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
+    if (!counts_fit(m->layers, m->n_layers, 1, m->lanes)) return FASTLSTM_TOO_LARGE;
+    m->engine->learner_prepare(m);
+    m->prepared = 1;
+    return FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_learner_run(fastlstm_learner *m, ptrdiff_t steps, const void *x, const void *targets, const uint8_t *reset,

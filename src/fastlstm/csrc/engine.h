@@ -11,8 +11,10 @@ struct fastlstm_engine {
     void (*pack)(const fastlstm_layer *layers, ptrdiff_t n, const void *params, void *packed);
     void (*unpack)(const fastlstm_layer *layers, ptrdiff_t n, const void *packed, void *params);
     void (*trace_convert)(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes, void *packed, void *canonical, int back);
-    fastlstm_status (*forward)(const fastlstm_layer *layers, ptrdiff_t n, const void *packed, const fastlstm_batch *batch,
-                               void *scratch, fastlstm_poll poll, void *context);
+    void (*prepare)(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, const void *packed, ptrdiff_t steps,
+                    ptrdiff_t lanes, void *scratch);
+    fastlstm_status (*run)(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context);
+    void (*learner_prepare)(fastlstm_learner *learner);
     fastlstm_status (*learner_run)(fastlstm_learner *learner, ptrdiff_t steps, const void *x, const void *targets,
                                    const uint8_t *reset, void *y, ptrdiff_t *done, fastlstm_poll poll, void *context);
     void (*learner_forward)(fastlstm_learner *learner, const void *x, void *y);

@@ -39,7 +39,7 @@ typedef struct fl_work {
     ptrdiff_t *running;  /* (B,) lanes that take this step */
     REAL *zeros;         /* as wide as the widest h */
     REAL *gate_acts;     /* (2, B, A) */
-    REAL *net, *pre;
+    REAL *pre;           /* input products made ahead */
     fl_patience patience;
 } fl_work;
 
@@ -149,53 +149,75 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
     return 0;
 }
 
-static fastlstm_status fl_forward(const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, const fastlstm_batch *batch,
-                                  void *scratch, fastlstm_poll poll, void *context) {
-    const fl_forward_plan plan = fl_plan_forward(layers, n_layers, batch->steps, batch->lanes, VW, (ptrdiff_t)sizeof(REAL));
-    fl_work work = {
-        .rows = (fl_row *)((char *)scratch + plan.rows),
-        .products = (fl_product_row *)((char *)scratch + plan.products),
-        .h_prev = (const REAL **)((char *)scratch + plan.h_prev),
-        .running = (ptrdiff_t *)((char *)scratch + plan.running),
-        .zeros = (REAL *)((char *)scratch + plan.zeros),
-        .gate_acts = (REAL *)((char *)scratch + plan.gate_acts),
-        .net = (REAL *)((char *)scratch + plan.net),
-        .pre = (REAL *)((char *)scratch + plan.pre),
+/* What fl_prepare leaves at the start of the scratch. */
+typedef struct fl_runner {
+    fl_runner_head head;
+    ptrdiff_t n_cells, steps; /* steps of a span */
+    fl_cell *cells;
+    fl_work work;
+    REAL *between[2]; /* outputs of a span on their way to the next layer */
+} fl_runner;
+
+typedef char fl_runner_fits[sizeof(fl_runner) <= FL_RUNNER_BYTES && sizeof(fl_cell) <= FL_CELL_BYTES ? 1 : -1];
+
+static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                       ptrdiff_t steps, ptrdiff_t lanes, void *scratch) {
+    const fl_forward_plan plan = fl_plan_forward(layers, n_layers, steps, lanes, VW, (ptrdiff_t)sizeof(REAL));
+    char *base = (char *)scratch;
+    const REAL *w = (const REAL *)packed;
+    fl_runner *r = (fl_runner *)(base + plan.runner);
+    *r = (fl_runner){
+        .head = {engine, lanes, plan.reverse ? steps : 0},
+        .n_cells = n_layers,
+        .steps = plan.steps,
+        .cells = (fl_cell *)(base + plan.cells),
+        .work = {.rows = (fl_row *)(base + plan.rows),
+                 .products = (fl_product_row *)(base + plan.products),
+                 .h_prev = (const REAL **)(base + plan.h_prev),
+                 .running = (ptrdiff_t *)(base + plan.running),
+                 .zeros = (REAL *)(base + plan.zeros),
+                 .gate_acts = (REAL *)(base + plan.gate_acts),
+                 .pre = (REAL *)(base + plan.pre)},
+        .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
     };
-    REAL *between[2] = {(REAL *)((char *)scratch + plan.between[0]), (REAL *)((char *)scratch + plan.between[1])};
-    const ptrdiff_t B = batch->lanes;
+    fl_zero(r->work.zeros, plan.widest);
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        fl_cell_init(r->cells + i, layers + i, w, (REAL *)(base + plan.net), 0);
+        w += r->cells[i].q.packed;
+    }
+}
+
+static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context) {
+    fl_runner *runner = (fl_runner *)scratch;
+    fl_work *work = &runner->work;
+    const ptrdiff_t B = batch->lanes, n = runner->n_cells;
     int stop = 0;
 
-    work.patience = (fl_patience){poll, context, 0, fl_fpu_enter()};
-    fl_zero(work.zeros, plan.widest);
-    for (ptrdiff_t t0 = 0; t0 < batch->steps && !stop; t0 += plan.steps) {
-        const REAL *w = packed;
-        fl_span in = {batch, t0, batch->steps - t0 < plan.steps ? batch->steps - t0 : plan.steps, NULL, NULL, 0, 0, 0, 0};
+    work->patience = (fl_patience){poll, context, 0, fl_fpu_enter()};
+    for (ptrdiff_t t0 = 0; t0 < batch->steps && !stop; t0 += runner->steps) {
+        fl_span in = {.batch = batch, .t0 = t0, .x_step = batch->x_step, .x_lane = batch->x_lane};
+        in.steps = batch->steps - t0 < runner->steps ? batch->steps - t0 : runner->steps;
         in.x = (const REAL *)batch->x + t0 * batch->x_step;
-        in.x_step = batch->x_step;
-        in.x_lane = batch->x_lane;
-        for (ptrdiff_t i = 0, turn = 0; i < n_layers && !stop; turn ^= 1) {
-            const ptrdiff_t directions = i + 1 < n_layers && layers[i + 1].reverse ? 2 : 1;
-            const ptrdiff_t width = layers[i].hidden_size + (directions == 2 ? layers[i + 1].hidden_size : 0);
-            const int last = i + directions == n_layers;
-            in.y = last ? (REAL *)batch->y + t0 * batch->y_step : between[turn];
+        for (ptrdiff_t i = 0, turn = 0; i < n && !stop; turn ^= 1) {
+            const fl_cell *cell = runner->cells + i;
+            const ptrdiff_t directions = i + 1 < n && cell[1].l->reverse ? 2 : 1;
+            const ptrdiff_t width = cell->q.H + (directions == 2 ? cell[1].q.H : 0);
+            const int last = i + directions == n;
+            in.y = last ? (REAL *)batch->y + t0 * batch->y_step : runner->between[turn];
             in.y_step = last ? batch->y_step : B * width;
             in.y_lane = last ? batch->y_lane : width;
             const REAL *next_x = in.y;
-            for (ptrdiff_t d = 0; d < directions && !stop; d++, i++) {
-                fl_cell cell;
-                fl_cell_init(&cell, layers + i, w, work.net, 0);
-                stop = layers[i].kind == FASTLSTM_LINEAR ? fl_linear_span(&cell, &in, &work)
-                                                         : fl_recurrent_span(&cell, &in, &work, batch->state);
-                w += cell.q.packed;
-                in.y += layers[i].hidden_size;
+            for (ptrdiff_t d = 0; d < directions && !stop; d++, i++, cell++) {
+                stop = cell->l->kind == FASTLSTM_LINEAR ? fl_linear_span(cell, &in, work)
+                                                        : fl_recurrent_span(cell, &in, work, batch->state);
+                in.y += cell->q.H;
             }
             in.x = next_x;
             in.x_step = in.y_step;
             in.x_lane = in.y_lane;
         }
     }
-    fl_fpu_leave(work.patience.mode);
+    fl_fpu_leave(work->patience.mode);
     return stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
 }
 

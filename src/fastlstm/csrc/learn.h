@@ -26,9 +26,10 @@ typedef struct fl_learn_work {
     REAL *factors, *d;
 } fl_learn_work;
 
-typedef char fl_learn_layer_fits[sizeof(fl_learn_layer) <= FL_LEARN_LAYER_BYTES ? 1 : -1];
+typedef char fl_learn_fits[sizeof(fl_learn_layer) <= FL_LEARN_LAYER_BYTES && sizeof(fl_learn_work) <= FL_LEARN_WORK_BYTES ? 1 : -1];
 
-static fl_learn_work fl_learn_begin(const fastlstm_learner *m) {
+/* Lay out the scratch; all other functions find the work at its start. */
+static void fl_learner_prepare(fastlstm_learner *m) {
     const fl_learn_plan plan = fl_plan_learn(m->layers, m->n_layers, m->lanes, VW, (ptrdiff_t)sizeof(REAL));
     char *base = (char *)m->scratch;
     REAL *buffer = (REAL *)(base + plan.buffers), *traces = m->traces, *net = (REAL *)(base + plan.net);
@@ -58,7 +59,7 @@ static fl_learn_work fl_learn_begin(const fastlstm_learner *m) {
         w.weights += q->packed;
         w.last = p;
     }
-    return w;
+    *(fl_learn_work *)m->scratch = w;
 }
 
 static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, const REAL *x, REAL *y) {
@@ -234,20 +235,20 @@ static int fl_learn_loss(fastlstm_learner *m, const fl_learn_work *w, const REAL
 
 static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, const void *x, const void *targets, const uint8_t *reset,
                                       void *y, ptrdiff_t *done, fastlstm_poll poll, void *context) {
-    const fl_learn_work w = fl_learn_begin(m);
+    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
     const fastlstm_layer *last = m->layers + m->n_layers - 1;
     const ptrdiff_t B = m->lanes, I = m->layers[0].input_size, O = last->hidden_size;
-    const ptrdiff_t work = 4 * B * w.weights;
+    const ptrdiff_t work = 4 * B * w->weights;
     const int fused_sigmoid = m->loss == FASTLSTM_BINARY_CROSS_ENTROPY && last->kind == FASTLSTM_LINEAR && last->output_activation == FASTLSTM_SIGMOID;
     fl_patience patience = {poll, context, 0, fl_fpu_enter()};
     int stop = 0;
     ptrdiff_t t = 0;
     while (t < steps && !stop) {
         REAL *y_t = (REAL *)y + t * B * O;
-        if (reset) fl_learn_reset(m, &w, reset + t * B);
-        fl_learn_forward_step(m, &w, (const REAL *)x + t * B * I, y_t);
-        fl_learn_backward_step(m, &w, fl_learn_loss(m, &w, y_t, targets, t, fused_sigmoid), fused_sigmoid);
-        fl_learn_after_step(m, &w);
+        if (reset) fl_learn_reset(m, w, reset + t * B);
+        fl_learn_forward_step(m, w, (const REAL *)x + t * B * I, y_t);
+        fl_learn_backward_step(m, w, fl_learn_loss(m, w, y_t, targets, t, fused_sigmoid), fused_sigmoid);
+        fl_learn_after_step(m, w);
         t++;
         stop = t < steps && fl_interrupted(&patience, work);
     }
@@ -258,39 +259,39 @@ static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, cons
 
 static void fl_learner_forward(fastlstm_learner *m, const void *x, void *y) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work w = fl_learn_begin(m);
-    fl_learn_forward_step(m, &w, (const REAL *)x, (REAL *)y);
+    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_forward_step(m, w, (const REAL *)x, (REAL *)y);
     fl_fpu_leave(mode);
 }
 
 static void fl_learner_backward(fastlstm_learner *m, const void *dy) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work w = fl_learn_begin(m);
-    const fl_learn_layer *p = w.last;
+    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    const fl_learn_layer *p = w->last;
     if (dy) {
         fl_copy(p->dy, (const REAL *)dy, m->lanes * p->cell.q.H);
         for (ptrdiff_t b = 0; b < m->lanes; b++) { /* a lane whose error is all zero has no target */
-            w.error[b] = 0;
+            w->error[b] = 0;
             for (ptrdiff_t k = 0; k < p->cell.q.H; k++)
-                w.error[b] |= !(p->dy[b * p->cell.q.H + k] == 0);
+                w->error[b] |= !(p->dy[b * p->cell.q.H + k] == 0);
         }
     }
-    fl_learn_backward_step(m, &w, dy != NULL, 0);
-    fl_learn_after_step(m, &w);
+    fl_learn_backward_step(m, w, dy != NULL, 0);
+    fl_learn_after_step(m, w);
     fl_fpu_leave(mode);
 }
 
 static void fl_learner_reset(fastlstm_learner *m, const uint8_t *mask) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work w = fl_learn_begin(m);
-    fl_learn_reset(m, &w, mask);
+    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_reset(m, w, mask);
     fl_fpu_leave(mode);
 }
 
 static void fl_learner_apply(fastlstm_learner *m) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work w = fl_learn_begin(m);
-    fl_learn_apply(m, &w);
+    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_apply(m, w);
     fl_fpu_leave(mode);
 }
 

@@ -2,10 +2,10 @@
 #ifndef FL_LINEAR_H
 #define FL_LINEAR_H
 
-/* net (groups, G, VW) of one row: biases and input products alone, to be continued by fl_cell_rows. */
+/* One row of a product. */
 typedef struct fl_product_row {
     const REAL *x;
-    REAL *out; /* LINEAR: (H,) outputs; otherwise (groups, G, VW) */
+    REAL *out; /* LINEAR: (H,) outputs; otherwise (groups, G, VW): a cell's net inputs so far, to be continued by fl_cell_rows */
 } fl_product_row;
 
 FL_INLINE void fl_product_block(const fl_cell *cell, ptrdiff_t group, const fl_product_row *row, int P, int R, int N, int linear) {
@@ -27,7 +27,7 @@ FL_INLINE void fl_product_block(const fl_cell *cell, ptrdiff_t group, const fl_p
         for (int r = 0; r < R; r++) {
             if (linear) {
                 const ptrdiff_t u = (group + p) * VW;
-                fl_store_units(row[r].out + u, v_activate(cell->l->output_activation, acc[p * R + r]), 1, q->J - u);
+                fl_store_units(row[r].out + u, acc[p * R + r], 1, q->J - u);
             } else {
                 FL_UNROLL
                 for (int n = 0; n < N; n++)
@@ -59,6 +59,12 @@ FL_INLINE void fl_product_rows_n(const fl_cell *cell, const fl_product_row *row,
 
 static void fl_linear_rows(const fl_cell *cell, const fl_product_row *row, ptrdiff_t n_rows) {
     fl_product_rows_n(cell, row, n_rows, 1, 1);
+    if (cell->l->output_activation == FASTLSTM_IDENTITY) return;
+    for (ptrdiff_t r = 0; r < n_rows; r++)
+        for (ptrdiff_t u = 0; u < cell->q.H; u += VW) {
+            const ptrdiff_t n = cell->q.H - u;
+            fl_store_units(row[r].out + u, v_activate(cell->l->output_activation, fl_load_units(row[r].out + u, 1, n)), 1, n);
+        }
 }
 
 static void fl_input_rows(const fl_cell *cell, const fl_product_row *row, ptrdiff_t n_rows) {

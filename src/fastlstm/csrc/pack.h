@@ -4,7 +4,7 @@
 #define FL_PACK_H
 
 /* Where parameter element (row-vector, unit lane, source) of a layer lies in the flat array; -1 in the padding. */
-static ptrdiff_t fl_param_offset(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t lane, ptrdiff_t n, ptrdiff_t k) {
+FL_NOINLINE ptrdiff_t fl_param_offset(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t lane, ptrdiff_t n, ptrdiff_t k) {
     const ptrdiff_t j = group * VW + lane;
     if (j >= q->J) return -1;
     ptrdiff_t row; /* in the order i, f, g, o */
@@ -26,7 +26,7 @@ static ptrdiff_t fl_param_offset(const fastlstm_layer *l, const fl_geometry *q, 
 }
 
 /* Where peephole element (gate i, f, o = 0, 1, 2; slot v; lane) lies; -1 if there is none. */
-static ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t gate, ptrdiff_t v, ptrdiff_t lane) {
+FL_NOINLINE ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t gate, ptrdiff_t v, ptrdiff_t lane) {
     const int present[3] = {q->i, q->f, q->o};
     const ptrdiff_t j = group * VW + lane;
     ptrdiff_t row = 0;
@@ -37,7 +37,7 @@ static ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *
 }
 
 /* Copies params to packed, or packed to params where `back`. */
-static void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers, REAL *params, REAL *packed, int back) {
+FL_NOINLINE void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers, REAL *params, REAL *packed, int back) {
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fastlstm_layer *l = layers + i;
         const fl_geometry q = fl_layer_geometry(l, VW);

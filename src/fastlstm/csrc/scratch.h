@@ -10,13 +10,24 @@
 /* Multiply-adds between two calls of `poll`: a few milliseconds on the slowest engine. */
 #define FL_POLL_WORK 8000000
 
-/* At least the size of a learner's description of a layer (learn.h). */
-#define FL_LEARN_LAYER_BYTES 512
+/* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
+#define FL_RUNNER_BYTES 320
+#define FL_CELL_BYTES 320
+#define FL_LEARN_LAYER_BYTES 448
+#define FL_LEARN_WORK_BYTES 128
+
+/* What every prepared scratch starts with. */
+typedef struct fl_runner_head {
+    const fastlstm_engine *engine;
+    ptrdiff_t lanes;
+    ptrdiff_t longest; /* most steps of a batch; 0: any number */
+} fl_runner_head;
 
 typedef struct fl_forward_plan {
     ptrdiff_t steps;   /* steps of a span */
     ptrdiff_t widest;  /* of all h */
-    ptrdiff_t rows, products, h_prev, running, zeros, gate_acts, net, pre, between[2], size;
+    int reverse;       /* a layer reads backwards: a span is the whole batch */
+    ptrdiff_t runner, cells, rows, products, h_prev, running, zeros, gate_acts, net, pre, between[2], size;
 } fl_forward_plan;
 
 static inline ptrdiff_t fl_take(ptrdiff_t *size, ptrdiff_t bytes) {
@@ -29,7 +40,6 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
                                               ptrdiff_t vw, ptrdiff_t real) {
     fl_forward_plan p = {0};
     ptrdiff_t width = 0, acts = 0, net = 0, pre = 0;
-    int reverse = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
         const ptrdiff_t both = q.H * (1 + (i + 1 < n && layers[i + 1].reverse));
@@ -38,10 +48,12 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
         if (q.A > acts) acts = q.A;
         if (q.G * vw > net) net = q.G * vw;
         if (layers[i].kind == FASTLSTM_LSTM && q.groups * q.G * vw > pre) pre = q.groups * q.G * vw;
-        reverse |= layers[i].reverse;
+        p.reverse |= layers[i].reverse;
     }
-    p.steps = reverse ? steps : FL_STEPS_AHEAD / lanes > 1 ? FL_STEPS_AHEAD / lanes : 1;
+    p.steps = p.reverse ? steps : FL_STEPS_AHEAD / lanes > 1 ? FL_STEPS_AHEAD / lanes : 1;
     if (p.steps > steps) p.steps = steps;
+    p.runner = fl_take(&p.size, FL_RUNNER_BYTES); /* first, so that it is found */
+    p.cells = fl_take(&p.size, n * FL_CELL_BYTES);
     /* the cell's row and product descriptors hold at most eight pointers */
     p.rows = fl_take(&p.size, lanes * 8 * (ptrdiff_t)sizeof(void *));
     p.products = fl_take(&p.size, (lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD) * 2 * (ptrdiff_t)sizeof(void *));
@@ -57,7 +69,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
 }
 
 typedef struct fl_learn_plan {
-    ptrdiff_t layers, rows, products, lane, act, c, error, factors, d, net, buffers, size;
+    ptrdiff_t work, layers, rows, products, lane, act, c, error, factors, d, net, buffers, size;
 } fl_learn_plan;
 
 /* Elements that one layer keeps between the halves of a step. */
@@ -76,6 +88,7 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
         if (q.groups * q.G * vw > d) d = q.groups * q.G * vw;
         if (q.G * vw > net) net = q.G * vw;
     }
+    p.work = fl_take(&p.size, FL_LEARN_WORK_BYTES); /* first, so that it is found */
     p.layers = fl_take(&p.size, n * FL_LEARN_LAYER_BYTES);
     p.rows = fl_take(&p.size, lanes * 8 * pointer);
     p.products = fl_take(&p.size, lanes * 2 * pointer);

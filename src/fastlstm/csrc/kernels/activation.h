@@ -6,7 +6,17 @@
      exp(x)     = 2^n (1 - p)                                       t = -x
      sigmoid(x) = 1 / (1 + 2^n - 2^n p)                             t = x
      tanh|x|    = (1 - 2^n + 2^n p) / (1 + 2^n - 2^n p)             t = 2|x|
-*/
+
+   Largest error in ulp, by tests/c/test_activation --all: f32 every bit pattern against double libm, f64
+   6.7 million values against long double libm. Without fma the bounds below hold as well.
+
+                  exp     sigmoid  tanh
+     f32          1.05    2.45     1.99
+     f64          1.04    2.39     2.14
+
+   sigmoid(0) = 0.5, tanh(+-0) = +-0, tanh(x) = x for tiny x; beyond FL_EXP_END exp and sigmoid are exactly
+   0 and 1 (no result of theirs is subnormal, whatever the mode of the FPU), tanh is exactly +-1 beyond
+   FL_TANH_END; infinities give the limits and NaN gives NaN. Instruction sets with fma agree bit for bit. */
 #ifndef FL_ACTIVATION_H
 #define FL_ACTIVATION_H
 

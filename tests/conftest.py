@@ -1,0 +1,253 @@
+"""What the tests of layers, streams and learners share: fixtures, tolerances, families of variants, comparisons.
+
+Parameters, inputs and states are float32 numbers, also where the arithmetic is float64: one reference then serves both.
+"""
+
+from dataclasses import fields, replace
+from itertools import product
+
+import fastlstm as fl
+import numpy as np
+import pytest
+import reference as ref
+from fastlstm import _core
+from fastlstm._layers import State
+
+# Largest error of an element, relative to the largest element of its array or to 1. The float64 column is as many
+# roundings of 1.1e-16 as the float32 column is of 6e-8, but for activations, whose float64 polynomials keep some bits
+# less in reserve.
+TOLERANCES = {
+    #              float32  float64   reason
+    "forward": (4e-6, 2e-14),  # a net input is a chain of I + H roundings, and some steps feed them back
+    "gradient": (2e-5, 1e-13),  # products of those, gathered over steps and lanes
+    "training": (5e-5, 5e-13),  # each step's weights carry the errors of all steps before
+    "loss": (2e-6, 1e-14),  # one exponential or logarithm, and a sum
+}
+DTYPES = ("float32", "float64")
+# Instruction sets whose multiply-add rounds once: they promise the same bits.
+FUSED = tuple(name for name in _core.isa_names() if name in ("avx512", "avx2", "neon"))
+
+PAPER = {
+    "bias": "single",
+    "forget_gate": False,
+    "gate_recurrence": True,
+    "input_activation": "g1997",
+    "output_activation": "h1997",
+}
+
+# One of each kind of code path, for tests of what must hold for all of them.
+FAMILIES = (
+    {},
+    {"bias": "single"},
+    {"bias": False},
+    {"input_gate": False},
+    {"forget_gate": False},
+    {"output_gate": False},
+    {"input_gate": False, "forget_gate": False, "output_gate": False},
+    {"coupled_gates": True},
+    {"peepholes": True},
+    {"gate_recurrence": True},
+    {"block_size": 2},
+    {"block_size": 3},
+    {"clip": 0.4},
+    {"input_activation": "relu", "output_activation": "identity"},
+    PAPER | {"block_size": 2},
+    {"coupled_gates": True, "peepholes": True, "gate_recurrence": True, "bias": "single"},
+    {"block_size": 3, "peepholes": True, "gate_recurrence": True, "clip": 0.6},
+    {"block_size": 2, "peepholes": True, "forget_gate": False, "gate_activation": "h1997"},
+)
+
+
+def all_combinations():
+    """Every way to switch gates, coupling, peepholes and gate recurrence; the other options take turns."""
+    names = ("input_gate", "forget_gate", "output_gate", "coupled_gates", "peepholes", "gate_recurrence")
+    turns = {
+        "block_size": (1, 2, 3),
+        "bias": (True, "single", False),
+        "clip": (None, None, 0.5),
+        "input_activation": ("tanh", "g1997", "sigmoid", "relu", "identity"),
+        "output_activation": ("tanh", "h1997", "identity", "relu", "sigmoid"),
+        "gate_activation": ("sigmoid", "sigmoid", "h1997", "tanh"),
+    }
+    r = np.random.default_rng(0)
+    for switches in product((True, False), repeat=len(names)):
+        options = dict(zip(names, switches, strict=True))
+        if options["input_gate"] or not options["coupled_gates"]:
+            yield options | {name: values[r.integers(len(values))] for name, values in turns.items()}
+
+
+COMBINATIONS = tuple(all_combinations())
+DEFAULTS = {field.name: field.default for field in fields(ref.Cell)} | {"bias": True}
+
+
+def describe(value):
+    """A case id: the options that differ from the defaults."""
+    if isinstance(value, dict):
+        changed = [(name, v) for name, v in value.items() if v != DEFAULTS.get(name, False)]
+        return ",".join(name if v is True else f"{name}={v}" for name, v in changed) or "default"
+    return str(value)
+
+
+families = pytest.mark.parametrize("options", FAMILIES, ids=describe)
+
+
+# Fixtures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def select_isa():
+    """The function that chooses the instruction set of objects made from then on; undone after the test."""
+    before = _core.selected_isa()
+    yield _core.select_isa
+    _core.select_isa(before)
+
+
+@pytest.fixture(params=_core.isa_names())
+def isa(request, select_isa):
+    """Each instruction set of this build and this processor."""
+    return select_isa(request.param)
+
+
+@pytest.fixture(params=DTYPES)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def numbers(shape, seed=0, dtype="float64", scale=1.0):
+    """Normal numbers that float32 can hold."""
+    return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32).astype(dtype)
+
+
+def with_weights(layer, seed=0, scale=0.6):
+    """The layer, its parameters now from U(-scale, scale) as float32 numbers."""
+    r = np.random.default_rng(seed)
+    new = {name: r.uniform(-scale, scale, a.shape).astype(np.float32) for name, a in layer.state_dict().items()}
+    layer.load_state_dict({name: a.astype(layer.dtype) for name, a in new.items()})
+    return layer
+
+
+def map_state(function, state):
+    """A state of the same form, each array replaced by function(array)."""
+    if isinstance(state, State):
+        return State((function(a) for a in state), function(state.gates))
+    if isinstance(state, (list, tuple)):
+        return type(state)(map_state(function, part) for part in state)
+    return function(state)
+
+
+def random_state(layer, lanes, seed=1):
+    """A state for `lanes` sequences, of float32 numbers."""
+    state = layer(np.zeros((1, lanes, layer._network.input_size), layer.dtype))[1]
+    if layer.batch_first:
+        state = layer(np.zeros((lanes, 1, layer._network.input_size), layer.dtype))[1]
+    r = np.random.default_rng(seed)
+    return map_state(lambda a: r.normal(size=a.shape, scale=0.5).astype(np.float32).astype(layer.dtype), state)
+
+
+# The reference on the engine's networks -------------------------------------------------------------------------------
+
+
+def cell_of(lstm):
+    """The reference's description of an `fl.LSTM`."""
+    return ref.Cell(**{field.name: getattr(lstm, field.name) for field in fields(ref.Cell)})
+
+
+def reference_forward(layer, x, state=None, lengths=None, reset=None):
+    """What ``layer(x, state, lengths, reset)`` should be, in float64; x is (T, B, I)."""
+    single = not isinstance(layer, fl.Sequential)
+    y, state = _reference_forward(layer, np.asarray(x, float), iter([state] if single else state or []), lengths, reset)
+    return y, (state or [None])[0] if single else state
+
+
+def _reference_forward(layer, x, states, lengths, reset):
+    after = []
+    if isinstance(layer, fl.Sequential):
+        for inner in layer:
+            x, more = _reference_forward(inner, x, states, lengths, reset)
+            after += more
+    elif isinstance(layer, fl.Linear):
+        params = {name: a.astype(float) for name, a in layer.state_dict().items()}
+        x = ref.linear_forward(params, x, layer.activation)
+        for b, length in enumerate([] if lengths is None else lengths):
+            x[length:, b] = 0.0
+    else:
+        state = next(states, None)
+        state = (*state, state.gates) if isinstance(state, State) else state
+        options = (layer.num_layers, layer.bidirectional, state, lengths, reset)
+        x, (h, c, a) = ref.stacked_lstm_forward(cell_of(layer), layer.state_dict(), x, *options)
+        after.append(State((h, c), a) if a.shape[2] else (h, c))
+    return x, after
+
+
+def reference_layers(net):
+    """The network in the form of the reference's online learner, and the engine's names of each layer's parameters."""
+    layers, names = [], []
+
+    def add(layer, prefix):
+        if isinstance(layer, fl.Sequential):
+            for k, inner in enumerate(layer):
+                add(inner, f"{prefix}{k}.")
+            return
+        params = layer.state_dict()
+        if isinstance(layer, fl.Linear):
+            layers.append(("linear", layer.activation, params))
+            names.append({name: prefix + name for name in params})
+            return
+        for k in range(layer.num_layers):
+            cell = replace(cell_of(layer), input_size=layer.hidden_size if k else layer.input_size)
+            layers.append(("lstm", cell, ref.layer_parameters(params, f"_l{k}")))
+            names.append({name: f"{prefix}{name}_l{k}" for name in layers[-1][2]})
+
+    add(net, "")
+    return layers, names
+
+
+def by_name(dicts, names):
+    """The reference's list of dicts as one dict with the engine's names."""
+    return {keys[name]: array for arrays, keys in zip(dicts, names, strict=True) for name, array in arrays.items()}
+
+
+# Comparisons ----------------------------------------------------------------------------------------------------------
+
+
+def leaves(value, path="value"):
+    """(path, array) of each array in nested lists, tuples, dicts and states."""
+    if isinstance(value, dict):
+        for key in sorted(value):
+            yield from leaves(value[key], f"{path}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for k, part in enumerate(value):
+            yield from leaves(part, f"{path}[{k}]")
+        if isinstance(value, State):
+            yield f"{path}.gates", np.asarray(value.gates)
+    elif value is not None:
+        yield path, np.asarray(value)
+
+
+def assert_close(got, wanted, what):
+    """Each array of `got` is that of `wanted` to within TOLERANCES[what] for the dtype of `got`."""
+    got, wanted = list(leaves(got)), list(leaves(wanted))
+    assert [path for path, _ in got] == [path for path, _ in wanted]
+    for (path, g), (_, w) in zip(got, wanted, strict=True):
+        assert g.shape == w.shape, path
+        tolerance = TOLERANCES[what][DTYPES.index(g.dtype.name)] * max(1.0, np.abs(w).max(initial=0.0))
+        np.testing.assert_allclose(g.astype(float), w, rtol=0, atol=tolerance, err_msg=path)
+
+
+def assert_same_bits(got, wanted):
+    """Each array of `got` has the dtype, the shape and the bits of that of `wanted`."""
+    got, wanted = list(leaves(got)), list(leaves(wanted))
+    assert [path for path, _ in got] == [path for path, _ in wanted]
+    for (path, g), (_, w) in zip(got, wanted, strict=True):
+        assert (g.dtype, g.shape) == (w.dtype, w.shape), path
+        if g.tobytes() != w.tobytes():
+            np.testing.assert_array_equal(g, w, err_msg=path)
+            raise AssertionError(f"{path}: zeros of different sign, or NaNs of different bits")
