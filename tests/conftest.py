@@ -6,10 +6,11 @@ Parameters, inputs and states are float32 numbers, also where the arithmetic is 
 from dataclasses import fields, replace
 from itertools import product
 
-import fastlstm as fl
 import numpy as np
 import pytest
 import reference as ref
+
+import fastlstm as fl
 from fastlstm import _core
 from fastlstm._layers import State
 

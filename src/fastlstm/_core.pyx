@@ -487,7 +487,7 @@ cdef class Learner:
     cdef object weights, velocity, gradient, traces, scratch
     cdef fastlstm_learner c
     cdef long long version
-    cdef bint dirty, busy
+    cdef bint dirty, busy, elementwise
     cdef readonly object optimizer
     cdef long long optimizer_version
 
@@ -505,6 +505,7 @@ cdef class Learner:
             self.gradient = aligned(network.n_packed, network.dtype)
         if optimizer is not None and optimizer.momentum:
             self.velocity = aligned(network.n_packed, network.dtype)
+        self.elementwise = loss in (LOSSES["mse"], LOSSES["sse"], LOSSES["binary_cross_entropy"])
         self.version = -1
         self.optimizer_version = -1
         self.c.engine, self.c.layers, self.c.n_layers, self.c.lanes = network.engine, network.layers, network.n_layers, lanes
@@ -536,7 +537,8 @@ cdef class Learner:
         cdef Parameters root
         self.busy = False
         if self.optimizer is not None:
-            self.optimizer.lr = self.c.lr
+            if self.c.decay != 1:
+                self.optimizer.lr = self.c.lr
             root = self.parameters.root()
             root.version += 1
             self.version = root.version
@@ -560,8 +562,52 @@ cdef class Learner:
 
     # Steps.
 
+    @property
+    def loss(self):
+        return self.c.loss_sum / self.c.loss_steps if self.c.loss_steps else float("nan")
+
+    cdef bint fits(self, object x, int typenum, Py_ssize_t width):
+        """Whether x is an array (lanes, width), or (width,) for one lane, ready for C."""
+        if type(x) is not np_ndarray:
+            return False
+        cdef cnp.ndarray a = <cnp.ndarray>x
+        cdef int ndim = cnp.PyArray_NDIM(a)
+        if cnp.PyArray_TYPE(a) != typenum or not cnp.PyArray_ISCARRAY_RO(a):
+            return False
+        if ndim == 2:
+            return cnp.PyArray_DIM(a, 0) == self.lanes and cnp.PyArray_DIM(a, 1) == width
+        return ndim == 1 and self.lanes == 1 and cnp.PyArray_DIM(a, 0) == width
+
+    def _step(self, x, target):
+        """One step for arguments that are ready for C as they are; None for any others."""
+        cdef cnp.npy_intp shape[2]
+        cdef Py_ssize_t done = 0
+        cdef int ndim
+        cdef cnp.ndarray y
+        cdef fastlstm_status status
+        cdef int typenum = self.network.dtype.num
+        if not self.fits(x, typenum, self.network.input_size):
+            return None
+        ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
+        if target is not None and not (self.elementwise and self.fits(target, typenum, self.network.output_size)
+                                       and cnp.PyArray_NDIM(<cnp.ndarray>target) == ndim):
+            return None
+        shape[0] = self.lanes
+        shape[ndim - 1] = self.network.output_size
+        y = cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
+        cdef void *cx = data(x)
+        cdef void *ct = data(target)
+        cdef void *cy = data(y)
+        self.take()
+        self.c.loss_sum, self.c.loss_steps = 0, 0
+        with nogil:
+            status = fastlstm_learner_run(&self.c, 1, cx, ct, NULL, cy, &done, NULL, NULL)
+        self.give()
+        check(status)
+        return y
+
     def _run(self, x, targets, reset, y):
-        """x (T, lanes, I), checked targets and reset -> y; returns the mean loss of steps with a target."""
+        """x (T, lanes, I), checked targets and reset -> y."""
         cdef Py_ssize_t steps = x.shape[0], done = 0
         cdef list raised = []
         cdef fastlstm_status status
@@ -578,7 +624,9 @@ cdef class Learner:
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
-        return self.c.loss_sum / self.c.loss_steps if self.c.loss_steps else float("nan")
+
+    def _set_loss(self, double loss_sum, int64_t loss_steps):
+        self.c.loss_sum, self.c.loss_steps = loss_sum, loss_steps
 
     def _forward(self, x, y):
         self.take()
@@ -625,7 +673,7 @@ cdef class Learner:
         traces = np.zeros(size, self.network.dtype)
         check(fastlstm_trace_convert(self.network.engine, self.network.layers, self.network.n_layers, self.lanes, data(self.traces), data(traces), 1))
         return {"state": np.array(self.flat_state), "traces": traces, "gradient": self._gradient(),
-                "pending": self.c.pending, "has_error": self.c.has_error}
+                "pending": self.c.pending, "has_error": self.c.has_error, "loss": (self.c.loss_sum, self.c.loss_steps)}
 
     def _set_memory(self, memory):
         traces = memory["traces"]
@@ -634,6 +682,7 @@ cdef class Learner:
         if self.gradient is not None:
             check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(memory["gradient"]), data(self.gradient)))
         self.c.pending, self.c.has_error = memory["pending"], memory["has_error"]
+        self.c.loss_sum, self.c.loss_steps = memory["loss"]
 
     def nbytes(self):
         """Bytes that this learner holds, all taken when it is made."""

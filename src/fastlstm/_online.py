@@ -40,7 +40,7 @@ class OnlineLearner(_core.Learner):
     - in a stack, the time in the layers above: the error of step t goes down through all layers at step t alone, and
       the cell states of the step before are constants in the layers that it passes.
 
-    In steps without a target no weight and no velocity changes. With several lanes the loss of a step is one mean over
+    `loss` is the mean loss of the last call over its steps with a target, NaN if it had none. In steps without a target no weight and no velocity changes. With several lanes the loss of a step is one mean over
     the lanes (and outputs) that have a target.
 
     Examples
@@ -71,8 +71,6 @@ class OnlineLearner(_core.Learner):
             net._network, net._parameters, 0 if callable(loss) else _core.LOSSES[loss], optimizer, steps, as_size(lanes, "lanes")
         )
         self.net, self._loss, self.chunk = net, loss, chunk
-        #: Mean loss of the last call, over its steps with a target; NaN if it had none.
-        self.loss = float("nan")
 
     def step(self, x, target=None):
         """Run one step, and learn from its target if it has one.
@@ -88,6 +86,9 @@ class OnlineLearner(_core.Learner):
         y : array (O,) or (lanes, O)
             The prediction made before learning from `target`.
         """
+        y = self._step(x, target)
+        if y is not None:
+            return y
         x = x if hasattr(x, "dtype") else np.asarray(x, self.network.dtype)
         target = None if target is None else np.asarray(target)[None]
         return self._learn(x[None] if np.ndim(x) else x, target, None, "x", "target")[0]
@@ -126,9 +127,9 @@ class OnlineLearner(_core.Learner):
         y = np.empty((steps, *lead, width), dtype)
         x, out = x.reshape(steps, lanes, -1), y.reshape(steps, lanes, width)
         if callable(self._loss):
-            self.loss = self._run_callable(x, targets, reset, out)
+            self._run_callable(x, targets, reset, out)
         else:
-            self.loss = self._run(x, targets, reset, out)
+            self._run(x, targets, reset, out)
         return y
 
     def _targets(self, targets, lead, name):
@@ -166,7 +167,7 @@ class OnlineLearner(_core.Learner):
                     dy = _core.as_input(dy, "dy of the loss", self.network.dtype, y[t].shape)
                     losses.append(float(loss))
             self._backward(dy)
-        return float(np.mean(losses)) if losses else float("nan")
+        self._set_loss(sum(losses), len(losses))
 
     def reset(self, mask=None):
         """An episode ends: zero the state and the traces of all lanes, or of those where `mask` (lanes,) is true.
@@ -212,7 +213,6 @@ class OnlineLearner(_core.Learner):
             "loss": self._loss,
             "chunk": self.chunk,
             "lanes": self.lanes,
-            "last": self.loss,
             "memory": self._memory(),
         }
 
@@ -224,5 +224,4 @@ class OnlineLearner(_core.Learner):
 def _restore(cls, saved):
     learner = cls(saved["net"], saved["loss"], saved["optimizer"], chunk=saved["chunk"], lanes=saved["lanes"])
     learner._set_memory(saved["memory"])
-    learner.loss = saved["last"]
     return learner

@@ -43,52 +43,62 @@ typedef struct fl_trace_lane {
     int error; /* an error reaches this lane at this step */
 } fl_trace_lane;
 
-/* The sources of one group: traces of all lanes, gradient, update. The arguments that are constants at the call are
-   folded; `fast` means blocks of one cell and one lane, whose factors then stay in registers. */
+/* The sources of one group: traces of all lanes, gradient, update. Arguments that are constants at the call are folded.
+   S_known > 0 says: blocks of so many cells and one lane; their factors then stay in registers. */
 FL_INLINE void fl_trace_group(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t lanes, const fl_target *to,
-                              ptrdiff_t weights_at, int mode, int fast, int has_i, int has_f, int has_o, int traced) {
-    const ptrdiff_t S = fast ? 1 : q->S, B = fast ? 1 : lanes;
+                              ptrdiff_t weights_at, int mode, int S_known, int has_i, int has_f, int has_o, int traced) {
+    enum { MU, E_C, U_G, U_I, U_F }; /* in the order of fl_lstm_factors, S vectors each; then d_g, d_i, d_f, d_o */
+    const ptrdiff_t S = S_known ? S_known : q->S, B = S_known ? 1 : lanes, cells = traced ? S : 0, G = cells + has_i + has_f + has_o;
     const ptrdiff_t gates = has_i + has_f + has_o;
     const V lr = v_set1(to->lr), momentum = v_set1(to->momentum);
     ptrdiff_t at = weights_at, k_trace = 0;
-    for (ptrdiff_t k = 0; k < q->M; k++, at += q->G * VW, k_trace += S * traced * VW) {
+    V known[16], known_d_o = v_zero();
+    if (S_known) {
+        FL_UNROLL
+        for (int j = 0; j < 5 * S_known; j++)
+            known[j] = v_load(lane[0].factors + j * VW);
+        known_d_o = v_load(lane[0].factors + (6 * S_known + 2) * VW);
+    }
+#define FL_FACTOR(which) (S_known ? known[(which) * S_known + v] : v_load(lane[b].factors + ((which) * S + v) * VW))
+    for (ptrdiff_t k = 0; k < q->M; k++, at += G * VW, k_trace += S * traced * VW) {
         V g_i = v_zero(), g_f = v_zero(), g_o = v_zero();
-        for (ptrdiff_t v = 0; v < S; v++) {
+        for (ptrdiff_t v = 0; v < cells; v++) {
             V g_g = v_zero();
             for (ptrdiff_t b = 0; b < B; b++) {
-                if (!traced) break;
-                const REAL *p = lane[b].factors + v * VW;
                 REAL *E = lane[b].E + k_trace + v * traced * VW;
-                const V s = v_bcast(lane[b].s + k), mu = v_load(p), e = v_load(p + S * VW);
-                const int error = mode != FL_TRACE_ONLY && (fast || lane[b].error);
-                V t = v_fma(mu, v_load(E), v_mul(v_load(p + 2 * S * VW), s));
+                const V s = v_bcast(lane[b].s + k), mu = FL_FACTOR(MU);
+                const int error = mode != FL_TRACE_ONLY && (S_known || lane[b].error);
+                V t = v_fma(mu, v_load(E), v_mul(FL_FACTOR(U_G), s));
                 v_store(E, t);
-                if (error) g_g = v_fma(e, t, g_g);
+                if (error) g_g = v_fma(FL_FACTOR(E_C), t, g_g);
                 if (has_i) {
                     E += VW;
-                    t = v_fma(mu, v_load(E), v_mul(v_load(p + 3 * S * VW), s));
+                    t = v_fma(mu, v_load(E), v_mul(FL_FACTOR(U_I), s));
                     v_store(E, t);
-                    if (error) g_i = v_fma(e, t, g_i);
+                    if (error) g_i = v_fma(FL_FACTOR(E_C), t, g_i);
                 }
                 if (has_f) {
                     E += VW;
-                    t = v_fma(mu, v_load(E), v_mul(v_load(p + 4 * S * VW), s));
+                    t = v_fma(mu, v_load(E), v_mul(FL_FACTOR(U_F), s));
                     v_store(E, t);
-                    if (error) g_f = v_fma(e, t, g_f);
+                    if (error) g_f = v_fma(FL_FACTOR(E_C), t, g_f);
                 }
             }
-            if (mode && traced) fl_descend(mode, to, at + (gates + v) * VW, g_g, lr, momentum);
+            if (mode) fl_descend(mode, to, at + (gates + v) * VW, g_g, lr, momentum);
         }
         if (!mode) continue;
         if (has_i) fl_descend(mode, to, at, g_i, lr, momentum);
         if (has_f) fl_descend(mode, to, at + has_i * VW, g_f, lr, momentum);
         if (has_o) {
             for (ptrdiff_t b = 0; b < B; b++)
-                if (fast || lane[b].error)
-                    g_o = v_fma(v_load(lane[b].factors + (6 * S + 2) * VW), v_bcast(lane[b].s + k), g_o);
+                if (S_known || lane[b].error) {
+                    const V d_o = S_known ? known_d_o : v_load(lane[b].factors + (6 * S + 2) * VW);
+                    g_o = v_fma(d_o, v_bcast(lane[b].s + k), g_o);
+                }
             fl_descend(mode, to, at + (gates - 1) * VW, g_o, lr, momentum);
         }
     }
+#undef FL_FACTOR
 }
 
 /* Peephole traces and gradient of one group. act: saved activations, c: states, of each lane. */
@@ -124,13 +134,16 @@ static void fl_trace_peepholes(const fl_geometry *q, ptrdiff_t group, const fl_t
     }
 }
 
-/* Compiled once for each fate of the gradient, and for the common shapes. */
+/* Compiled once for each fate of the gradient, and for the common shapes: linear layers (their error is d_o), today's
+   cell, the cell of 1997, whatever else. */
 #define FL_TRACE_MODE(NAME, MODE)                                                                                          \
     FL_NOINLINE void NAME(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t lanes, const fl_target *to, ptrdiff_t at) { \
-        if (!q->traced) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 0, 0, 1, 0); /* linear: d_o is its error */        \
-        else if (lanes == 1 && q->S == 1 && q->gates == 3) fl_trace_group(q, lane, 1, to, at, MODE, 1, 1, 1, 1, 3);        \
-        else if (q->gates == 3) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 1, 1, 1, 3);                               \
-        else if (q->i && q->o) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 1, 0, 1, 2);                                \
+        const int all = q->gates == 3, one = lanes == 1, i_and_o = q->i && !q->f && q->o;                                 \
+        if (one && !q->traced) fl_trace_group(q, lane, 1, to, at, MODE, 1, 0, 0, 1, 0);                                   \
+        else if (!q->traced) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 0, 0, 1, 0);                                 \
+        else if (one && all && q->S == 1) fl_trace_group(q, lane, 1, to, at, MODE, 1, 1, 1, 1, 3);                        \
+        else if (one && i_and_o && q->S == 1) fl_trace_group(q, lane, 1, to, at, MODE, 1, 1, 0, 1, 2);                    \
+        else if (one && i_and_o && q->S == 2) fl_trace_group(q, lane, 1, to, at, MODE, 2, 1, 0, 1, 2);                    \
         else fl_trace_group(q, lane, lanes, to, at, MODE, 0, q->i, q->f, q->o, (int)q->traced);                           \
     }
 FL_TRACE_MODE(fl_trace_only, FL_TRACE_ONLY)
