@@ -95,6 +95,8 @@ fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_la
 /* The sequences of one forward call. Row (t, b) of x starts at x + t * x_step + b * x_lane. */
 typedef struct fastlstm_batch {
     ptrdiff_t steps, lanes;
+    ptrdiff_t first_lane, all_lanes; /* only lanes [first_lane, first_lane + lanes) of arrays laid out for all_lanes are run;
+                                        0, 0: all */
     const void *x;           /* rows of I elements; those beyond a lane's length are not read */
     ptrdiff_t x_step, x_lane;
     void *y;                 /* out: rows of the last layer's width; zero beyond a lane's length; no overlap with x */
@@ -107,6 +109,15 @@ typedef struct fastlstm_batch {
 fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                  const void *packed, const fastlstm_batch *batch, void *scratch, fastlstm_poll poll,
                                  void *context); /* poll may be NULL */
+
+/* Scratch elements for, and a call on, several threads: each runs its own share of the lanes, so the bits are those of one. */
+ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                         ptrdiff_t steps, ptrdiff_t lanes, int threads);
+fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                          const void *packed, const fastlstm_batch *batch, void *scratch, int threads,
+                                          fastlstm_poll poll, void *context); /* all lanes; poll runs on the caller's thread */
+/* Ends idle threads; to be called before a fork, whose child could otherwise wait for them forever. */
+void fastlstm_threads_release(void);
 
 /* The same in two parts, for many calls: fastlstm_prepare checks everything but the batch and lays out the scratch, which
    then belongs to this network, these packed weights and this number of lanes; fastlstm_run checks the batch against it.

@@ -14,15 +14,13 @@ import fastlstm as fl
 from fastlstm import _core
 from fastlstm._layers import State
 
-# Largest error of an element, relative to the largest element of its array or to 1. The float64 column is as many
-# roundings of 1.1e-16 as the float32 column is of 6e-8, but for activations, whose float64 polynomials keep some bits
-# less in reserve.
+# Largest error of an element in float32 and in float64, relative to the largest element of its array, or to the floor
+# where that is smaller. Each is about twice the largest error seen on any instruction set.
 TOLERANCES = {
-    #              float32  float64   reason
-    "forward": (4e-6, 2e-14),  # a net input is a chain of I + H roundings, and some steps feed them back
-    "gradient": (2e-5, 1e-13),  # products of those, gathered over steps and lanes
-    "training": (5e-5, 5e-13),  # each step's weights carry the errors of all steps before
-    "loss": (2e-6, 1e-14),  # one exponential or logarithm, and a sum
+    "forward": (3e-6, 6e-15, 1.0),  # a net input is a chain of I + H roundings, and some steps feed them back
+    "gradient": (6e-6, 1e-14, 0.01),  # products of those, gathered over steps and lanes
+    "training": (1e-6, 3e-15, 1.0),  # the weights of a step carry the errors of all steps before
+    "loss": (2e-6, 4e-15, 0.01),  # an exponential or a logarithm, and a sum
 }
 DTYPES = ("float32", "float64")
 # Instruction sets whose multiply-add rounds once: they promise the same bits.
@@ -239,7 +237,8 @@ def assert_close(got, wanted, what):
     assert [path for path, _ in got] == [path for path, _ in wanted]
     for (path, g), (_, w) in zip(got, wanted, strict=True):
         assert g.shape == w.shape, path
-        tolerance = TOLERANCES[what][DTYPES.index(g.dtype.name)] * max(1.0, np.abs(w).max(initial=0.0))
+        *tolerances, floor = TOLERANCES[what]
+        tolerance = tolerances[DTYPES.index(g.dtype.name)] * max(floor, np.abs(w).max(initial=0.0))
         np.testing.assert_allclose(g.astype(float), w, rtol=0, atol=tolerance, err_msg=path)
 
 

@@ -1,7 +1,7 @@
 """Long short-term memory on CPUs: fast inference, and learning online as in 1997."""
 
 from fastlstm import losses
-from fastlstm._info import __version__, build_info
+from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
 from fastlstm._layers import LSTM, LSTM1997, Layer, Linear, Sequential
 from fastlstm._online import OnlineLearner
 from fastlstm._optim import SGD
@@ -18,5 +18,7 @@ __all__ = [
     "Stream",
     "__version__",
     "build_info",
+    "get_num_threads",
     "losses",
+    "set_num_threads",
 ]

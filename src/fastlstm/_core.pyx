@@ -32,7 +32,7 @@ cdef extern from "fastlstm.h" nogil:
         Py_ssize_t weight_ih, weight_hh, weight_gh, bias_ih, bias_hh, weight_peephole
         Py_ssize_t state_h, state_c, state_a
     ctypedef struct fastlstm_batch:
-        Py_ssize_t steps, lanes
+        Py_ssize_t steps, lanes, first_lane, all_lanes
         const void *x
         Py_ssize_t x_step, x_lane
         void *y
@@ -66,11 +66,12 @@ cdef extern from "fastlstm.h" nogil:
     Py_ssize_t fastlstm_params_size(const fastlstm_layer *, Py_ssize_t)
     Py_ssize_t fastlstm_state_size(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
     Py_ssize_t fastlstm_packed_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t)
-    Py_ssize_t fastlstm_forward_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     fastlstm_status fastlstm_pack(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, void *)
     fastlstm_status fastlstm_unpack(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, void *)
-    fastlstm_status fastlstm_forward(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *,
-                                     const fastlstm_batch *, void *, fastlstm_poll, void *)
+    Py_ssize_t fastlstm_parallel_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
+    fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *,
+                                              const fastlstm_batch *, void *, int, fastlstm_poll, void *)
+    void fastlstm_threads_release()
     fastlstm_status fastlstm_prepare(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, Py_ssize_t,
                                      Py_ssize_t, void *)
     fastlstm_status fastlstm_run(void *, const fastlstm_batch *, fastlstm_poll, void *)
@@ -124,6 +125,32 @@ def selected_isa():
 
 cdef const fastlstm_engine *engine_of(dtype):
     return engines[0] if dtype == np.float32 else engines[1]
+
+
+# ---- Threads: one, unless the user says otherwise ---------------------------------------------------------------------
+
+cdef int num_threads = 1
+
+
+def set_num_threads(n):
+    """Threads for calls with several lanes, from now on; docstring for users in _info.py."""
+    global num_threads
+    num_threads = n
+
+
+def get_num_threads():
+    return num_threads
+
+
+def before_fork():
+    """Idle threads do not survive a fork."""
+    if num_threads > 1:
+        fastlstm_threads_release()
+
+
+# Multiply-adds of a call below which waking another thread costs more than it brings.
+cdef enum:
+    PARALLEL_WORK = 1000000
 
 
 # ---- Checks and status ----------------------------------------------------------------------------------------------
@@ -328,21 +355,24 @@ cdef class Network:
             raise ValueError(f"{lanes} lanes do not fit into memory")
         return aligned(size + 1, self.dtype)[:size]
 
-    def new_scratch(self, Py_ssize_t steps, Py_ssize_t lanes):
-        cdef Py_ssize_t size = fastlstm_forward_scratch_size(self.engine, self.layers, self.n_layers, steps, lanes)
+    def new_scratch(self, Py_ssize_t steps, Py_ssize_t lanes, int threads=1):
+        cdef Py_ssize_t size = fastlstm_parallel_scratch_size(self.engine, self.layers, self.n_layers, steps, lanes, threads)
         if size < 0:
             raise ValueError(f"{steps} steps of {lanes} lanes do not fit into memory")
         return aligned(size, self.dtype)
 
-    def forward(self, packed, x, y, state, lengths=None, reset=None, bint batch_first=False, scratch=None):
+    def forward(self, packed, x, y, state, lengths=None, reset=None, bint batch_first=False):
         """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written."""
         cdef fastlstm_batch batch
         cdef fastlstm_status status
         cdef list raised = []
         cdef Py_ssize_t first = x.shape[0], second = x.shape[1]
         batch.steps, batch.lanes = (second, first) if batch_first else (first, second)
-        if scratch is None:
-            scratch = self.new_scratch(batch.steps, batch.lanes)
+        batch.first_lane = batch.all_lanes = 0
+        cdef int threads = min(num_threads, batch.lanes)
+        if self.n_packed * batch.steps * batch.lanes < PARALLEL_WORK:
+            threads = 1
+        scratch = self.new_scratch(batch.steps, batch.lanes, threads)
         batch.x, batch.y, batch.state = data(x), data(y), data(state)
         batch.x_step, batch.x_lane = self.input_size * batch.lanes, self.input_size
         batch.y_step, batch.y_lane = self.output_size * batch.lanes, self.output_size
@@ -355,7 +385,7 @@ cdef class Network:
         cdef void *work = data(scratch)
         cdef void *holder = <void *>raised
         with nogil:
-            status = fastlstm_forward(self.engine, self.layers, self.n_layers, weights, &batch, work, poll, holder)
+            status = fastlstm_forward_parallel(self.engine, self.layers, self.n_layers, weights, &batch, work, threads, poll, holder)
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
@@ -393,6 +423,7 @@ cdef class Stream:
         self.batch.steps, self.batch.lanes = 1, lanes
         self.batch.x_step, self.batch.x_lane = lanes * network.input_size, network.input_size
         self.batch.y_step, self.batch.y_lane = lanes * network.output_size, network.output_size
+        self.batch.first_lane = self.batch.all_lanes = 0
         self.batch.lengths = NULL
         self.batch.reset = NULL
         self.batch.state = data(self.flat_state)
@@ -457,17 +488,24 @@ cdef class Stream:
         cdef list raised = []
         cdef void *holder = <void *>raised
         cdef void *scratch = data(self.scratch)
+        cdef Py_ssize_t steps = x.shape[0]
         before = self.flat_state.copy()
-        batch.steps, batch.x, batch.y = x.shape[0], data(x), data(y)
+        batch.steps, batch.x, batch.y = steps, data(x), data(y)
         self.begin()
-        with nogil:
-            status = fastlstm_run(scratch, &batch, poll, holder)
-        if status == FASTLSTM_INTERRUPTED:
+        try:
+            if min(num_threads, self.lanes) > 1 and self.network.n_packed * steps * self.lanes >= PARALLEL_WORK:
+                self.network.forward(self.packed, x, y, self.flat_state)
+                return
+            with nogil:
+                status = fastlstm_run(scratch, &batch, poll, holder)
+            if status == FASTLSTM_INTERRUPTED:
+                raise raised[0]
+            check(status)
+        except BaseException:
             self.flat_state[:] = before
-        self.busy = False
-        if status == FASTLSTM_INTERRUPTED:
-            raise raised[0]
-        check(status)
+            raise
+        finally:
+            self.busy = False
 
 
 cdef object np_ndarray = np.ndarray

@@ -1,8 +1,54 @@
-"""What this build is."""
+"""What this build is, and how many threads it may use."""
+
+import os
 
 from fastlstm import _core
 
 __version__ = "0.1.0"
+
+
+def set_num_threads(n):
+    """Let calls with several lanes use up to `n` threads; the bits are the same for any number.
+
+    One thread unless this is called or the environment says ``FASTLSTM_NUM_THREADS``. A child after a fork starts
+    with one thread.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `n` is not an integer from 1 to 1024.
+
+    Examples
+    --------
+    >>> import fastlstm as fl
+    >>> fl.set_num_threads(2)
+    >>> fl.get_num_threads()
+    2
+    >>> fl.set_num_threads(1)
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"n must be an integer, not {type(n).__name__}")
+    if not 1 <= n.__index__() <= 1024:
+        raise ValueError(f"n is {n} and must be from 1 to 1024")
+    _core.set_num_threads(n.__index__())
+
+
+def get_num_threads():
+    """Threads that calls with several lanes may use."""
+    return _core.get_num_threads()
+
+
+def _threads_from_environment():
+    text = os.environ.get("FASTLSTM_NUM_THREADS")
+    if text:
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1024):
+            raise ValueError(f"FASTLSTM_NUM_THREADS is {text!r} and must be an integer from 1 to 1024")
+        _core.set_num_threads(int(text))
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_core.before_fork, after_in_child=lambda: _core.set_num_threads(1))
+
+
+_threads_from_environment()
 
 
 def build_info():
@@ -29,5 +75,5 @@ def build_info():
         "isa": _core.selected_isa(),
         "available": _core.isa_names(),
         "blas": f"{blas[0]['internal_api']} {blas[0]['version']}" if blas else None,
-        "threads": 1,
+        "threads": get_num_threads(),
     }

@@ -9,6 +9,7 @@ from fastlstm._stream import Stream
 
 ACTIVATIONS = {"sigmoid": 0, "tanh": 1, "identity": 2, "relu": 3, "g1997": 4, "h1997": 5}
 LSTM_KIND, LINEAR_KIND = 0, 1
+PARAMETER_FIELDS = ("weight_ih", "weight_hh", "weight_gh", "bias_ih", "bias_hh", "weight_peephole")
 INPUT_GATE, FORGET_GATE, OUTPUT_GATE, COUPLED_GATES = 1, 2, 4, 8
 
 
@@ -332,7 +333,9 @@ class Layer:
             How the copy stores its weights; a float64 layer keeps float64.
         """
         if any(spec["reverse"] for spec in self._specs):
-            raise ValueError("a bidirectional layer cannot stream: its backward direction needs the end of the sequence")
+            raise ValueError(
+                "a bidirectional layer cannot stream: its backward direction needs the end of the sequence"
+            )
         as_choice(weights, "weights", ("float32",) if self.dtype == np.float32 else ("float32", "float64"))
         return Stream(self, as_size(lanes, "lanes"))
 
@@ -481,7 +484,9 @@ class LSTM(Layer):
             }
             spec = {
                 "kind": LSTM_KIND,
-                "gates": sum(bit for bit, has in zip((INPUT_GATE, FORGET_GATE, OUTPUT_GATE), present, strict=True) if has)
+                "gates": sum(
+                    bit for bit, has in zip((INPUT_GATE, FORGET_GATE, OUTPUT_GATE), present, strict=True) if has
+                )
                 | (COUPLED_GATES if self.coupled_gates else 0),
                 "peepholes": int(shapes["weight_peephole"] is not None),
                 "gate_recurrence": int(self.gate_recurrence),
@@ -541,7 +546,17 @@ class LSTM1997(LSTM):
     """
 
     def __init__(
-        self, input_size, blocks, block_size=1, *, input_gate_bias=None, output_gate_bias=None, init=0.1, dtype="float32", seed=None, **options
+        self,
+        input_size,
+        blocks,
+        block_size=1,
+        *,
+        input_gate_bias=None,
+        output_gate_bias=None,
+        init=0.1,
+        dtype="float32",
+        seed=None,
+        **options,
     ):
         blocks, block_size = as_size(blocks, "blocks"), as_size(block_size, "block_size")
         init = as_number(init, "init", 0)
@@ -552,7 +567,9 @@ class LSTM1997(LSTM):
             "input_activation": "g1997",
             "output_activation": "h1997",
         }
-        super().__init__(input_size, blocks * block_size, block_size=block_size, dtype=dtype, seed=seed, **(preset | options))
+        super().__init__(
+            input_size, blocks * block_size, block_size=block_size, dtype=dtype, seed=seed, **(preset | options)
+        )
         self.blocks = blocks
         self._parameters.fetch()[:] *= init * math.sqrt(self.hidden_size)
         own_forget = self.forget_gate and not self.coupled_gates
@@ -613,7 +630,18 @@ class Linear(Layer):
         self._recurrent = []
         self._specs = [
             dict.fromkeys(
-                ("gates", "peepholes", "gate_recurrence", "reverse", "gate_activation", "input_activation", "state_h", "state_c", "weight_ih"), 0
+                (
+                    "gates",
+                    "peepholes",
+                    "gate_recurrence",
+                    "reverse",
+                    "gate_activation",
+                    "input_activation",
+                    "state_h",
+                    "state_c",
+                    "weight_ih",
+                ),
+                0,
             )
             | dict.fromkeys(("weight_hh", "weight_gh", "bias_hh", "weight_peephole", "state_a"), -1)
             | {
@@ -668,9 +696,8 @@ class Sequential(Layer):
             if layer.dtype != layers[0].dtype:
                 raise ValueError(f"layer {k} is {layer.dtype} and must be {layers[0].dtype} as the first")
             if k and layer._network.input_size != layers[k - 1]._network.output_size:
-                raise ValueError(
-                    f"layer {k} reads {layer._network.input_size} inputs and layer {k - 1} has {layers[k - 1]._network.output_size} outputs"
-                )
+                reads, gives = layer._network.input_size, layers[k - 1]._network.output_size
+                raise ValueError(f"layer {k} reads {reads} inputs and layer {k - 1} has {gives} outputs")
         orders = {layer.batch_first for layer in layers if layer._recurrent}
         if len(orders) > 1:
             raise ValueError("batch_first must be the same for all recurrent layers of a Sequential")
@@ -681,10 +708,13 @@ class Sequential(Layer):
         for k, layer in enumerate(layers):
             self._shapes |= {f"{k}.{name}": (size + at, shape) for name, (at, shape) in layer._shapes.items()}
             self._recurrent += layer._recurrent
-            moves = {name: size for name in ("weight_ih", "weight_hh", "weight_gh", "bias_ih", "bias_hh", "weight_peephole")}
-            moves |= {name: state for name in ("state_h", "state_c", "state_a")}
+            moves = dict.fromkeys(
+                ("weight_ih", "weight_hh", "weight_gh", "bias_ih", "bias_hh", "weight_peephole"), size
+            )
+            moves |= dict.fromkeys(("state_h", "state_c", "state_a"), state)
             self._specs += [
-                {name: value + moves[name] if name in moves and value != -1 else value for name, value in spec.items()} for spec in layer._specs
+                {name: value + moves[name] if name in moves and value != -1 else value for name, value in spec.items()}
+                for spec in layer._specs
             ]
             size += layer._parameters.size
             state += layer._network.n_state

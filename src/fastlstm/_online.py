@@ -24,14 +24,14 @@ class OnlineLearner(_core.Learner):
     chunk : int or "episode"
         Weights change after every `chunk` steps, or at `reset` and `apply` only.
     lanes : int
-        Independent streams that learn one shared network. Each has traces of its own: for an LSTM layer of I inputs
-        and H units about 3 H (I + H + 2) numbers; `nbytes()` tells.
+        Independent streams that learn one shared network. Each has traces of its own: for an LSTM layer of I
+        inputs and H units about 3 H (I + H + 2) numbers; `nbytes()` tells.
 
     Notes
     -----
-    The gradient is that of Hochreiter and Schmidhuber (1997, appendix A.1), forward in time, at a cost of O(1) per weight
-    and step. It keeps, exactly and without limit in time, the path through the constant error carousel: how a weight
-    of a cell, an input gate or a forget gate changed the cell state then and so changes the output now. It drops
+    The gradient is that of Hochreiter and Schmidhuber (1997, appendix A.1), forward in time, at a cost of O(1) per
+    weight and step. It keeps, exactly and without limit in time, the path through the constant error carousel: how a
+    weight of a cell, an input gate or a forget gate changed the cell state then and so changes the output now. It drops
 
     - the derivatives of all net inputs (of gates and cells) with respect to the outputs h and the gate activations
       of the step before: every recurrent connection counts as an input from outside;
@@ -40,8 +40,9 @@ class OnlineLearner(_core.Learner):
     - in a stack, the time in the layers above: the error of step t goes down through all layers at step t alone, and
       the cell states of the step before are constants in the layers that it passes.
 
-    `loss` is the mean loss of the last call over its steps with a target, NaN if it had none. In steps without a target no weight and no velocity changes. With several lanes the loss of a step is one mean over
-    the lanes (and outputs) that have a target.
+    `loss` is the mean loss of the last call over its steps with a target, NaN if it had none. In steps without a
+    target no weight and no velocity changes. With several lanes the loss of a step is one mean over the lanes (and
+    outputs) that have a target.
 
     Examples
     --------
@@ -58,7 +59,9 @@ class OnlineLearner(_core.Learner):
         if not isinstance(net, Layer):
             raise TypeError(f"net must be a fastlstm layer, not {type(net).__name__}")
         if any(spec["reverse"] for spec in net._specs):
-            raise ValueError("a bidirectional layer cannot learn online: its backward direction needs the end of the sequence")
+            raise ValueError(
+                "a bidirectional layer cannot learn online: its backward direction needs the end of the sequence"
+            )
         if optimizer is not None and not isinstance(optimizer, SGD):
             raise TypeError(f"optimizer must be fastlstm.SGD or None, not {type(optimizer).__name__}")
         if optimizer is not None and optimizer.net is not net:
@@ -68,7 +71,12 @@ class OnlineLearner(_core.Learner):
         as_choice(gradient, "gradient", ("truncated-rtrl",))
         steps = 0 if chunk == "episode" else as_size(chunk, "chunk")
         super().__init__(
-            net._network, net._parameters, 0 if callable(loss) else _core.LOSSES[loss], optimizer, steps, as_size(lanes, "lanes")
+            net._network,
+            net._parameters,
+            0 if callable(loss) else _core.LOSSES[loss],
+            optimizer,
+            steps,
+            as_size(lanes, "lanes"),
         )
         self.net, self._loss, self.chunk = net, loss, chunk
 
@@ -147,10 +155,9 @@ class OnlineLearner(_core.Learner):
             classes = classes[:, 0]
         if classes.shape != lead:
             raise ValueError(f"{name} has shape {classes.shape} and must have {lead}")
-        if classes.min() < -1 or classes.max() >= self.network.output_size:
-            raise ValueError(
-                f"{name} has classes from {classes.min()} to {classes.max()} and must have -1 to {self.network.output_size - 1}"
-            )
+        low, high, last = classes.min(), classes.max(), self.network.output_size - 1
+        if low < -1 or high > last:
+            raise ValueError(f"{name} has classes from {low} to {high} and must have -1 to {last}")
         return np.ascontiguousarray(classes, np.int64)
 
     def _run_callable(self, x, targets, reset, y):
@@ -163,7 +170,9 @@ class OnlineLearner(_core.Learner):
             if targets is not None:
                 target = np.asarray(targets[t])
                 if target.dtype.kind != "f" or not np.isnan(target).all():
-                    loss, dy = self._loss(y[t].copy(), target.reshape(self.lanes, -1) if target.dtype.kind == "f" else target)
+                    loss, dy = self._loss(
+                        y[t].copy(), target.reshape(self.lanes, -1) if target.dtype.kind == "f" else target
+                    )
                     dy = _core.as_input(dy, "dy of the loss", self.network.dtype, y[t].shape)
                     losses.append(float(loss))
             self._backward(dy)
@@ -188,7 +197,9 @@ class OnlineLearner(_core.Learner):
         Zeros with ``chunk=1`` and an optimizer, which uses up the gradient of every step in passing.
         """
         flat = self._gradient()
-        return {name: flat[at : at + int(np.prod(shape))].reshape(shape) for name, (at, shape) in self.net._shapes.items()}
+        return {
+            name: flat[at : at + int(np.prod(shape))].reshape(shape) for name, (at, shape) in self.net._shapes.items()
+        }
 
     def zero_grad(self):
         """Forget the gathered gradient."""

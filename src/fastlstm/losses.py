@@ -64,7 +64,9 @@ def cross_entropy(y, target, mask=None):
     if target.shape != y.shape[:-1]:
         raise ValueError(f"target has shape {target.shape} and must have {y.shape[:-1]}")
     if target.size and not (-1 <= target.min() and target.max() < y.shape[-1]):
-        raise ValueError(f"target has classes from {target.min()} to {target.max()} and must have -1 to {y.shape[-1] - 1}")
+        raise ValueError(
+            f"target has classes from {target.min()} to {target.max()} and must have -1 to {y.shape[-1] - 1}"
+        )
     valid = target >= 0
     if mask is not None:
         mask = np.asarray(mask)
@@ -76,7 +78,9 @@ def cross_entropy(y, target, mask=None):
     p = np.exp(shifted)
     total = p.sum(axis=-1, keepdims=True)
     classes = np.where(valid, target, 0)[..., None]
-    log_p = np.take_along_axis(shifted, classes, -1)[..., 0].astype(np.float64) - np.log(total[..., 0], dtype=np.float64)
+    log_p = np.take_along_axis(shifted, classes, -1)[..., 0].astype(np.float64) - np.log(
+        total[..., 0], dtype=np.float64
+    )
     d = p / total
     np.put_along_axis(d, classes, np.take_along_axis(d, classes, -1) - 1, -1)
     return float(-np.sum(log_p[valid]) / n), np.where(valid[..., None], d, 0).astype(y.dtype) * y.dtype.type(1 / n)

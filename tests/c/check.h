@@ -56,19 +56,18 @@ static inline uint64_t fnv(uint64_t hash, const void *bytes, size_t n) {
    freed as a stack: all that were made since a mark. ---- */
 
 enum { MEMORY_BLOCKS = 4096, MEMORY_GUARD = CHECK_ASAN ? 0 : 64, MEMORY_GUARD_BYTE = 0xa5 };
-static struct { unsigned char *base; size_t bytes; } memory_block[MEMORY_BLOCKS];
+static struct { void *base; size_t bytes; } memory_block[MEMORY_BLOCKS];
 static int memory_blocks;
 
 static inline void *memory_new(size_t bytes) {
-    void *base = NULL;
-    if (memory_blocks == MEMORY_BLOCKS || posix_memalign(&base, 64, bytes + 2 * MEMORY_GUARD + !bytes)) {
+    void **base = &memory_block[memory_blocks].base;
+    if (memory_blocks == MEMORY_BLOCKS - 1 || posix_memalign(base, 64, bytes + 2 * MEMORY_GUARD + !bytes)) {
         printf("FAIL no memory: %lu bytes [%s]\n", (unsigned long)bytes, check_case);
         exit(1);
     }
-    memset(base, MEMORY_GUARD_BYTE, bytes + 2 * MEMORY_GUARD);
-    memory_block[memory_blocks].base = base;
     memory_block[memory_blocks++].bytes = bytes;
-    return memset((unsigned char *)base + MEMORY_GUARD, 0xff, bytes);
+    memset(*base, MEMORY_GUARD_BYTE, bytes + 2 * MEMORY_GUARD);
+    return memset((unsigned char *)*base + MEMORY_GUARD, 0xff, bytes);
 }
 
 static inline int memory_mark(void) { return memory_blocks; }

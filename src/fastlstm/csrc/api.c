@@ -7,6 +7,7 @@
 #include "engine.h"
 #include "geometry.h"
 #include "scratch.h"
+#include "threads.h"
 
 /* ---- Engines ---- */
 
@@ -254,9 +255,11 @@ fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_l
 
 static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes) {
     if (!batch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || batch->lanes != lanes) return FASTLSTM_BAD_ARGUMENT;
+    if (batch->first_lane < 0 || batch->all_lanes < 0 || (batch->all_lanes ? batch->first_lane > batch->all_lanes - lanes : batch->first_lane > 0))
+        return FASTLSTM_BAD_ARGUMENT;
     if (batch->lengths)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
-            if (batch->lengths[b] < 1 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
+            if (batch->lengths[batch->first_lane + b] < 1 || batch->lengths[batch->first_lane + b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
     return FASTLSTM_OK;
 }
 
@@ -275,6 +278,60 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
     if (!status) status = batch_check(batch, batch ? batch->lanes : 0);
     if (!status) status = fastlstm_prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, scratch);
     return status ? status : engine->run(scratch, batch, poll, context);
+}
+
+/* One thread's share of a batch. */
+typedef struct fl_shares {
+    const fastlstm_engine *engine;
+    const fastlstm_layer *layers;
+    const void *packed;
+    const fastlstm_batch *batch;
+    char *scratch;
+    ptrdiff_t n_layers, scratch_bytes; /* of one thread */
+    int threads;
+    volatile int stop; /* the caller's poll asked to; a stale value only delays the others by one poll */
+    fastlstm_poll poll;
+    void *context;
+} fl_shares;
+
+static int poll_shared(void *context) {
+    fl_shares *shares = (fl_shares *)context;
+    if (shares->poll && shares->poll(shares->context)) shares->stop = 1;
+    return shares->stop;
+}
+
+static int poll_stop(void *context) { return ((fl_shares *)context)->stop; }
+
+static void run_share(void *context, int part) {
+    fl_shares *shares = (fl_shares *)context;
+    fastlstm_batch batch = *shares->batch;
+    const ptrdiff_t all = batch.lanes, from = all * part / shares->threads, to = all * (part + 1) / shares->threads;
+    void *scratch = shares->scratch + part * shares->scratch_bytes;
+    batch.first_lane = from;
+    batch.all_lanes = all;
+    batch.lanes = to - from;
+    shares->engine->prepare(shares->engine, shares->layers, shares->n_layers, shares->packed, batch.steps, batch.lanes, scratch);
+    shares->engine->run(scratch, &batch, part == 0 ? poll_shared : poll_stop, shares);
+}
+
+ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                         ptrdiff_t steps, ptrdiff_t lanes, int threads) {
+    if (threads < 1 || threads > lanes || threads > 1 << 16) return -1;
+    const ptrdiff_t size = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, (lanes + threads - 1) / threads);
+    return size < 0 || times(times(plus(size, 16), threads), 16) < 0 ? -1 : (size + 15) / 16 * 16 * threads;
+}
+
+fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                          const fastlstm_batch *batch, void *scratch, int threads, fastlstm_poll poll, void *context) {
+    fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    if (!status) status = batch_check(batch, batch ? batch->lanes : 0);
+    if (status) return status;
+    if (!engine || !packed || !scratch || batch->all_lanes || threads < 1 || threads > batch->lanes) return FASTLSTM_BAD_ARGUMENT;
+    const ptrdiff_t size = fastlstm_parallel_scratch_size(engine, layers, n_layers, batch->steps, batch->lanes, threads);
+    if (size < 0) return FASTLSTM_TOO_LARGE;
+    fl_shares shares = {engine, layers, packed, batch, (char *)scratch, n_layers, size / threads * (engine->bits / 8), threads, 0, poll, context};
+    fl_parallel(threads, run_share, &shares);
+    return shares.stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes,

@@ -43,12 +43,17 @@ typedef struct fl_work {
     fl_patience patience;
 } fl_work;
 
+/* Lanes that a batch's arrays are laid out for. */
+static ptrdiff_t fl_all_lanes(const fastlstm_batch *batch) {
+    return batch->all_lanes ? batch->all_lanes : batch->lanes;
+}
+
 static int fl_starts(const fastlstm_batch *batch, ptrdiff_t t, ptrdiff_t b) {
-    return batch->reset && batch->reset[t * batch->lanes + b];
+    return batch->reset && batch->reset[t * fl_all_lanes(batch) + batch->first_lane + b];
 }
 
 static int fl_runs(const fastlstm_batch *batch, ptrdiff_t t, ptrdiff_t b) {
-    return !batch->lengths || t < batch->lengths[b];
+    return !batch->lengths || t < batch->lengths[batch->first_lane + b];
 }
 
 static void fl_zero(REAL *a, ptrdiff_t n) {
@@ -82,7 +87,9 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
     const fastlstm_batch *batch = s->batch;
     const ptrdiff_t B = batch->lanes, H = q->H, A = q->A;
     const int reverse = cell->l->reverse;
-    REAL *h = state + cell->l->state_h * B, *c = state + cell->l->state_c * B, *a_state = A ? state + cell->l->state_a * B : NULL;
+    const ptrdiff_t all = fl_all_lanes(batch), first = batch->first_lane;
+    REAL *h = state + cell->l->state_h * all + first * H, *c = state + cell->l->state_c * all + first * H;
+    REAL *a_state = A ? state + cell->l->state_a * all + first * A : NULL;
     REAL *a_prev = work->gate_acts, *a_next = work->gate_acts + B * A;
     /* With few lanes the input weights would be read again for each step's few rows: make the input products of
        many steps in one pass over them. The same accumulators go on from there, so the bits do not change. */
@@ -197,13 +204,13 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, fastls
     for (ptrdiff_t t0 = 0; t0 < batch->steps && !stop; t0 += runner->steps) {
         fl_span in = {.batch = batch, .t0 = t0, .x_step = batch->x_step, .x_lane = batch->x_lane};
         in.steps = batch->steps - t0 < runner->steps ? batch->steps - t0 : runner->steps;
-        in.x = (const REAL *)batch->x + t0 * batch->x_step;
+        in.x = (const REAL *)batch->x + t0 * batch->x_step + batch->first_lane * batch->x_lane;
         for (ptrdiff_t i = 0, turn = 0; i < n && !stop; turn ^= 1) {
             const fl_cell *cell = runner->cells + i;
             const ptrdiff_t directions = i + 1 < n && cell[1].l->reverse ? 2 : 1;
             const ptrdiff_t width = cell->q.H + (directions == 2 ? cell[1].q.H : 0);
             const int last = i + directions == n;
-            in.y = last ? (REAL *)batch->y + t0 * batch->y_step : runner->between[turn];
+            in.y = last ? (REAL *)batch->y + t0 * batch->y_step + batch->first_lane * batch->y_lane : runner->between[turn];
             in.y_step = last ? batch->y_step : B * width;
             in.y_lane = last ? batch->y_lane : width;
             const REAL *next_x = in.y;

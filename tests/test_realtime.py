@@ -1,0 +1,267 @@
+"""What a step may cost: no allocation inside C, nothing but the array it returns, memory that does not grow.
+
+Two counters: tracemalloc sees what Python and NumPy allocate; a preloaded shim, made here with the C compiler, sees
+every call of malloc and its kin in the process. Small Python objects come from Python's own pools, unless
+PYTHONMALLOC=malloc asks for them one by one.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHIM = r"""
+#include <stddef.h>
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+extern void *__libc_memalign(size_t, size_t);
+extern void __libc_free(void *);
+static long taken, released;
+#define COUNT(what) __atomic_fetch_add(&what, 1, __ATOMIC_RELAXED)
+long shim_taken(void) { return __atomic_load_n(&taken, __ATOMIC_RELAXED); }
+long shim_released(void) { return __atomic_load_n(&released, __ATOMIC_RELAXED); }
+void *malloc(size_t n) { COUNT(taken); return __libc_malloc(n); }
+void *calloc(size_t n, size_t size) { COUNT(taken); return __libc_calloc(n, size); }
+void *realloc(void *p, size_t n) { COUNT(taken); if (p) COUNT(released); return __libc_realloc(p, n); }
+void *memalign(size_t a, size_t n) { COUNT(taken); return __libc_memalign(a, n); }
+void *aligned_alloc(size_t a, size_t n) { COUNT(taken); return __libc_memalign(a, n); }
+int posix_memalign(void **p, size_t a, size_t n) { COUNT(taken); return (*p = __libc_memalign(a, n)) ? 0 : 12; }
+void free(void *p) { if (p) COUNT(released); __libc_free(p); }
+"""
+
+# Scripts start like this: networks of different code paths, small (the GIL is kept) and large, one lane and several.
+NETS = """
+import json
+import numpy as np
+import fastlstm as fl
+
+paper = lambda: fl.Sequential(fl.LSTM1997(8, 2, 2, seed=0), fl.Linear(4, 4, activation="sigmoid", seed=1))
+KINDS = {
+    "small": (lambda: fl.LSTM(8, 8, seed=0), 1),
+    "large": (lambda: fl.LSTM(8, 150, seed=0), 1),
+    "lanes": (lambda: fl.LSTM(8, 40, 2, seed=0), 7),
+    "paper": (paper, 1),
+    "all options": (lambda: fl.LSTM(8, 12, peepholes=True, gate_recurrence=True, block_size=3, clip=1, seed=0), 2),
+    "float64": (lambda: fl.LSTM(8, 20, dtype="float64", seed=0), 3),
+}
+net, lanes = KINDS[KIND][0](), KINDS[KIND][1]
+x = np.random.default_rng(0).standard_normal((1000, lanes, 8)).astype(net.dtype)
+x = x[:, 0] if lanes == 1 else x
+rows = list(x)
+stream = net.stream(lanes)
+out = stream.step(x[0])
+learner = fl.OnlineLearner(net, optimizer=fl.SGD(net, lr=1e-3, momentum=0.5), lanes=lanes)
+targets = np.zeros((1000, *out.shape), net.dtype)
+"""
+KINDS = ["small", "large", "lanes", "paper", "all options", "float64"]
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def python(code, kind="small", **environment):
+    code = f"KIND = {kind!r}\n{NETS}{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# What C allocates -----------------------------------------------------------------------------------------------------
+
+COUNTER = """
+import ctypes
+shim = ctypes.CDLL(None)
+shim.shim_taken.restype = shim.shim_released.restype = ctypes.c_long
+
+def counted(function, times):
+    "Blocks taken and blocks released by so many calls, without those of the loop and the counter themselves."
+    def count(function):
+        for _ in range(3):  # what is made once is made now
+            function()
+        before = shim.shim_taken(), shim.shim_released()
+        for _ in range(times):
+            function()
+        return shim.shim_taken() - before[0], shim.shim_released() - before[1]
+    base, (taken, released) = count(lambda: None), count(function)
+    return taken - base[0], released - base[1]
+"""
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory):
+    """A function that runs a script with the shim preloaded."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("needs Linux and a C compiler")
+    folder = tmp_path_factory.mktemp("shim")
+    source, library = folder / "shim.c", folder / "shim.so"
+    source.write_text(SHIM)
+    built = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], capture_output=True, text=True)
+    if built.returncode:
+        pytest.skip(f"no shim with this C library: {built.stderr.splitlines()[:1]}")
+
+    def run(code, kind="small", **environment):
+        return python(COUNTER + code, kind, LD_PRELOAD=str(library), **environment)
+
+    return run
+
+
+def test_the_counter_sees_every_kind_of_allocation(counting):
+    code = """
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.calloc.restype = libc.realloc.restype = libc.aligned_alloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+def leak(): libc.realloc(ctypes.c_void_p(), ctypes.c_size_t(100))
+kinds = {
+    "malloc": lambda: libc.free(libc.malloc(ctypes.c_size_t(100))),
+    "calloc": lambda: libc.free(libc.calloc(ctypes.c_size_t(10), ctypes.c_size_t(10))),
+    "aligned_alloc": lambda: libc.free(libc.aligned_alloc(ctypes.c_size_t(64), ctypes.c_size_t(128))),
+    "numpy": lambda: np.empty(100_000),
+    "bytes": lambda: bytes(100_000),
+}
+print(json.dumps([[counted(f, 200) for f in kinds.values()], counted(leak, 200)]))
+"""
+    balanced, leak = counting(code)
+    assert all(taken >= 200 and released >= 200 for taken, released in balanced)
+    assert leak[0] >= 200 > leak[1]
+
+
+@kinds
+@pytest.mark.parametrize("allocator", ["default", "malloc"])
+def test_a_step_with_out_takes_no_memory(counting, kind, allocator):
+    """With Python's pools out of the way too: not even a tuple is made for a moment."""
+    code = "print(json.dumps(counted(lambda: stream.step(rows[5], out=out), 1000)))"
+    assert counting(code, kind, PYTHONMALLOC=allocator) == [0, 0]
+
+
+@kinds
+def test_a_step_takes_at_most_the_array_it_returns(counting, kind):
+    taken, released = counting("print(json.dumps(counted(lambda: stream.step(rows[5]), 1000)))", kind)
+    assert 0 <= taken == released <= 1000  # NumPy keeps small blocks for the next array
+
+
+@kinds
+def test_a_learning_step_takes_at_most_the_array_it_returns(counting, kind):
+    code = "print(json.dumps(counted(lambda: learner.step(rows[5], targets[5]), 1000)))"
+    taken, released = counting(code, kind)
+    assert 0 <= taken == released <= 1000
+
+
+@kinds
+@pytest.mark.parametrize("call", ["stream.run(x[:n])", "learner.run(x[:n], targets[:n])"])
+def test_ten_times_the_steps_take_no_more_blocks(counting, kind, call):
+    code = f"""
+def calls(n):
+    return counted(lambda: {call}, 8)
+print(json.dumps([calls(100), calls(1000)]))
+"""
+    (short, _), (long, released) = counting(code, kind)
+    assert released == long <= short + 8  # the results: small ones may come from NumPy's own store
+
+
+def test_episodes_and_chunks_take_no_memory(counting):
+    code = """
+found = []
+for chunk in (1, 4, "episode"):
+    learner = fl.OnlineLearner(net, optimizer=fl.SGD(net, lr=1e-3), chunk=chunk)
+    def episode():
+        learner.step(rows[0], targets[0])
+        learner.reset()
+        learner.apply()
+    found.append(counted(episode, 500))
+print(json.dumps(found))
+"""
+    for taken, released in counting(code):
+        assert 0 <= taken == released <= 500
+
+
+# What Python allocates ------------------------------------------------------------------------------------------------
+
+TRACED = """
+import gc, tracemalloc
+
+def traced(function, times):
+    "Bytes that so many calls leave behind while their results are kept, and the most that was in use in between."
+    kept = [None] * times
+    for k in range(times):
+        kept[k] = function()
+    kept = [None] * times
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    for k in range(times):
+        kept[k] = function()
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return after - before, peak - before
+
+def beyond(function, times):
+    "The same without what the measurement itself leaves."
+    base = traced(lambda: None, times)
+    return [a - b for a, b in zip(traced(function, times), base)]
+"""
+OBJECT = 150  # bytes of an array beyond its elements, and of an integer counter
+
+
+@kinds
+def test_a_step_with_out_leaves_and_needs_no_object(kind):
+    left, peak = python(TRACED + "print(json.dumps(beyond(lambda: stream.step(rows[5], out=out), 1000)))", kind)
+    assert left == peak == 0
+
+
+@kinds
+def test_a_step_leaves_the_array_it_returns(kind):
+    code = TRACED + "print(json.dumps([*traced(lambda: stream.step(rows[5]), 1000), out.nbytes]))"
+    left, peak, size = python(code, kind)
+    assert 1000 * size <= left <= peak <= 1000 * (size + OBJECT) + 4096
+
+
+@kinds
+def test_a_learning_step_leaves_the_array_it_returns(kind):
+    code = TRACED + "print(json.dumps([*traced(lambda: learner.step(rows[5], targets[5]), 1000), out.nbytes]))"
+    left, peak, size = python(code, kind)
+    assert left <= peak <= 1000 * (size + 2 * OBJECT) + 4096
+
+
+def test_tracemalloc_sees_an_array():
+    left, peak = python(TRACED + "print(json.dumps(traced(lambda: np.empty(1000), 10)))")
+    assert 80_000 <= left <= peak <= 83_000
+
+
+# For as long as it runs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "for k in range(n): learner.step(rows[k % 1000], targets[k % 1000])",
+        "for k in range(n // 1000): learner.run(x, targets)",
+        "for k in range(n): stream.step(rows[k % 1000])",
+    ],
+    ids=["learner.step", "learner.run", "stream.step"],
+)
+def test_resident_memory_is_flat(loop):
+    code = f"""
+def go(n):
+    {loop}
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+go(10_000)
+seen = [resident()]
+for _ in range(4):
+    go(25_000)
+    seen.append(resident())
+print(json.dumps([seen, learner.nbytes()]))
+"""
+    seen, nbytes = python(code)
+    assert max(seen) - seen[0] <= 256 * 1024, seen  # 10^5 steps that left a byte each would be 100 kB
+    assert 0 < nbytes < 100_000
