@@ -11,7 +11,7 @@ CTEST  := $(MAKE) --no-print-directory -j$(JOBS) -C tests/c
 BUILD  := $(CURDIR)/build/c
 CROSS  := aarch64-linux-gnu-
 
-.PHONY: help demo test ctest asan lint aarch64 bench wheel clean
+.PHONY: help demo test ctest asan exhaustive lint aarch64 bench wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test     C tests, then Python tests"
 	@echo "make ctest    C tests alone, on every instruction set of this machine"
 	@echo "make asan     C tests under the address and undefined-behaviour sanitizers"
+	@echo "make exhaustive  C tests with every float32 through the activations (minutes)"
 	@echo "make aarch64  C tests cross-compiled for aarch64, under qemu"
 	@echo "make lint     ruff; C with warnings as errors; the header alone as C99 and as C++"
 	@echo "make bench    every benchmark once (asv)"
@@ -37,6 +38,9 @@ ctest:
 asan:
 	@$(CTEST) check OUT=$(BUILD)/asan LDFLAGS=-fsanitize=address,undefined \
 	    CFLAGS="-O1 -g -UNDEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+exhaustive:
+	@$(CTEST) check ARGS=--all
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

@@ -137,7 +137,7 @@ def test_a_stream_copied_with_its_network_refreshes_from_the_copy(duplicate, dty
 # Learners -------------------------------------------------------------------------------------------------------------
 
 SETTINGS = [(1, 0.0, 1.0), (1, 0.9, 0.9), (4, 0.9, 1.0), ("episode", 0.0, 0.9), None]
-settings = pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "chunk={},momentum={}".format(*s) if s else "gather")
+settings = pytest.mark.parametrize("setting", SETTINGS, ids=str)  # chunk, momentum, decay; None: no optimizer
 LEARNERS = {name: make for name, make in LAYERS.items() if name != "bidirectional"}
 LEARNERS["stack"] = lambda d: fl.Sequential(fl.LSTM(2, 18, dtype=d, **EVERYTHING), fl.LSTM(18, 3, 2, dtype=d))
 learners = pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS)

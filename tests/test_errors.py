@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import UserDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import fastlstm as fl
 V, T, EITHER = ValueError, TypeError, (ValueError, TypeError)
 SIZES = (ValueError, MemoryError)  # what is too large may also fail where the memory is asked for
 NAN, INF = math.nan, math.inf
+RIGHT = object()
 HUGE = 2**39  # each below the limit of one size; their products are not
 
 
@@ -41,7 +43,7 @@ class World:
         self.learner = fl.OnlineLearner(self.net, optimizer=self.sgd, chunk=3, lanes=2)
         self.single = fl.OnlineLearner(self.lstm, loss="sse")
         self.classes = fl.OnlineLearner(self.linear, loss="cross_entropy", lanes=2)
-        self.answer = None  # of the callable loss: the right one for None
+        self.answer = RIGHT  # of the callable loss
         self.called = fl.OnlineLearner(self.lstm, loss=self.loss)
         self.out = zeros(2, 4)
         self.one.run(self.x[:, 0])
@@ -55,7 +57,7 @@ class World:
     def loss(self, y, target):
         if callable(self.answer):
             return self.answer()
-        return (0.0, np.ones_like(y)) if self.answer is None else self.answer
+        return (0.0, np.ones_like(y)) if self.answer is RIGHT else self.answer
 
     def everything(self):
         """All that a call might change, by name, as bytes."""
@@ -70,7 +72,7 @@ class World:
             values[name + ".loss"] = np.float64(learner.loss)
         values |= {f"sgd.{key}": value for key, value in self.sgd.state_dict().items()}
         values |= {"x": self.x, "out": self.out, "targets": self.targets}
-        return {name: np.asarray(value).tobytes() for name, value in values.items()}
+        return {name: v.tobytes() if hasattr(v, "tobytes") else repr(v) for name, v in values.items()}
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def rejects(call, kind, words, world=None):
         return
     assert "\n" not in message and 0 < len(message) <= 200, message
     for word in [words] if isinstance(words, str) else words:
-        assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message) or word in message and "(" in word, message
+        assert any(re.search(rf"(?<!\w){re.escape(w)}(?!\w)", message) for w in word.split("|")), message
 
 
 def table(rows):
@@ -138,11 +140,14 @@ def test_sizes_whose_product_overflows(call, kind, words):
     rejects(call, kind, words)
 
 
-@pytest.mark.parametrize("layers", ["2**21", "2**31", "2**39"])
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits its own memory")
+@pytest.mark.parametrize("layers", ["2**31", "2**39"])
 def test_too_many_layers_are_refused_before_they_take_memory(layers):
     code = f"""
 import resource, fastlstm as fl
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+with open("/proc/self/statm") as file:
+    limit = int(file.read().split()[0]) * 4096 + (100 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
     fl.LSTM(1, 1, num_layers={layers})
 except ValueError as error:
@@ -150,8 +155,6 @@ except ValueError as error:
 else:
     raise SystemExit("accepted")
 """
-    if sys.platform != "linux":
-        pytest.skip("limits its own memory")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr.splitlines()[-1:]
 
@@ -191,9 +194,9 @@ NOT_NUMBERS = ["x", "1", b"1", None, 1j, True, [1.0], np.ones(2), object(), {}, 
     *[(f"proj_size {v}", lambda v=v: fl.LSTM(3, 4, proj_size=v), V, "proj_size") for v in (-1, 4, 2**63)],
     ("dropout str", lambda: fl.LSTM(3, 4, dropout="x"), T, "dropout"),
     ("proj_size str", lambda: fl.LSTM(3, 4, proj_size="x"), T, "proj_size"),
-    *[(f"seed {v!r}", lambda v=v: fl.LSTM(3, 4, seed=v), V, "seed") for v in (-1, -(2**63), [-1], np.int64(-1))],
+    *[(f"seed {v!r}", lambda v=v: fl.LSTM(3, 4, seed=v), V, "seed") for v in (-1, -(2**63), [-1], np.int64(-1), ["x"])],
     *[(f"seed {v!r}", lambda v=v: fl.LSTM(3, 4, seed=v), T, "seed")
-      for v in (True, 1.5, "x", b"x", 1j, object, {}, [[1]], ["x"], np.float32(1), np.zeros((2, 2)))],
+      for v in (True, 1.5, "x", b"x", 1j, object, {}, np.float32(1), np.zeros((2, 2)))],
     ("init -1", lambda: fl.LSTM1997(3, 2, init=-1), V, "init"),
     ("init nan", lambda: fl.LSTM1997(3, 2, init=NAN), V, "init"),
     ("init str", lambda: fl.LSTM1997(3, 2, init="x"), T, "init"),
@@ -248,9 +251,9 @@ NO_SHAPES = [("0-d", zeros(), V, "()"), ("no elements", zeros(0), V, "(0,)"), ("
              ("number", 1.5, V, "()"), ("empty list", [], V, "(0,)"), ("[[]]", [[]], V, "(1, 0)")]  # fmt: skip
 
 
-def arrays(name, call):
+def arrays(name, call, allowed=None):
     """Rows for all that `call(world, value)` must refuse as its argument `name`."""
-    rows = [(f"{name} {i}", lambda w, v=v: call(w, v), kind, name) for i, v, kind in NO_FLOATS]
+    rows = [(f"{name} {i}", lambda w, v=v: call(w, v), kind, name) for i, v, kind in NO_FLOATS if i != allowed]
     return rows + [(f"{name} {i}", lambda w, v=v: call(w, v), kind, (name, shape)) for i, v, kind, shape in NO_SHAPES]
 
 
@@ -435,7 +438,7 @@ def test_read_only_views(world):
             view[...] = 0
 
 
-@pytest.mark.parametrize("name", ["weight_ih_l1", "bias", "weight_gh_l0", "nonsense"])
+@pytest.mark.parametrize("name", ["weight_ih_l1", "weight", "weight_gh_l0", "nonsense"])
 def test_parameters_that_do_not_exist(world, name):
     with pytest.raises(AttributeError, match=name):
         getattr(world.lstm, name)
@@ -547,8 +550,8 @@ def test_making_learners(world, call, kind, words):
 @table([
     *arrays("x", lambda w, v: w.single.step(v)),
     *arrays("xs", lambda w, v: w.learner.run(v)),
-    *arrays("target", lambda w, v: w.single.step(zeros(3), v))[:-6],
-    *arrays("targets", lambda w, v: w.learner.run(X, v)),
+    *arrays("target", lambda w, v: w.single.step(zeros(3), v), "None"),
+    *arrays("targets", lambda w, v: w.learner.run(X, v), "None"),
     ("step: I", lambda w: w.single.step(zeros(4)), V, ("x", "(4,)", "(3,)")),
     ("step: lanes", lambda w: w.learner.step(zeros(3)), V, ("x", "(3,)", "(2, 3)")),
     ("step: more lanes", lambda w: w.learner.step(zeros(3, 3)), V, ("x", "(3, 3)")),
@@ -746,7 +749,7 @@ def random_calls(seed, count):
             replaced.append(f"{key}={odd[j]!r:.60}")
         described = f"{name}({', '.join(replaced)})".replace("\n", " ")
         before = w.everything()
-        w.answer = None
+        w.answer = RIGHT
         try:
             function(**arguments)
         except (ValueError, TypeError, MemoryError):

@@ -171,7 +171,7 @@ def test_load_state_dict_changes_nothing_if_it_raises(change):
 
 @pytest.mark.parametrize(
     "options",
-    [{"net": "net"}, {"lr": -0.1}, {"lr": np.nan}, {"lr": "0.1"}, {"momentum": 1.0}, {"momentum": -0.1}, {"decay": 0.0}],
+    [{"net": "net"}, {"lr": -1.0}, {"lr": np.nan}, {"lr": "1"}, {"momentum": 1.0}, {"momentum": -0.1}, {"decay": 0.0}],
     ids=str,
 )
 def test_wrong_options_are_named(options):

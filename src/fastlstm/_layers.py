@@ -754,8 +754,8 @@ class Sequential(Layer):
 
 def random_parameters(size, dtype, seed, bound):
     """U(-bound, bound) from `seed`, a flat array."""
-    if size > 2**34:
-        raise ValueError(f"{size} parameters do not fit into memory")
+    if size > 2**31:
+        raise ValueError(f"the sizes make {size} parameters and must make at most 2**31")
     if isinstance(seed, (bool, float, str)):
         raise TypeError(f"seed must be an integer, a numpy Generator or None, not {seed!r}")
     if isinstance(seed, (int, np.integer)) and seed < 0:
