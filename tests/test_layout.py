@@ -28,7 +28,7 @@ FORBIDDEN_CALLS = r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|get
 
 # From the bottom up: a module imports only from rungs below its own; None stands for every module not named.
 # Those, and the programs on the last rung, may know one another. Programs use what users use.
-RUNGS = [{"_core"}, {"_stream"}, {"_layers"}, None, {"__init__"}, {"__main__", "_demo"}]
+RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layers"}, None, {"__init__"}, {"__main__", "_demo"}]
 PEERS = {RUNGS.index(None), len(RUNGS) - 1}
 OPTIONAL = {"torch", "onnx", "onnxruntime", "keras", "tensorflow", "sklearn", "river", "matplotlib", "tqdm", "scipy",
             "pandas", "safetensors", "h5py"}  # fmt: skip

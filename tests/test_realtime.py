@@ -88,11 +88,22 @@ def counted(function, times):
     base, (taken, released) = count(lambda: None), count(function)
     return taken - base[0], released - base[1]
 """
+COUNT_ALL = """
+found = {
+    "step with out": counted(lambda: stream.step(rows[5], out=out), 1000),
+    "step": counted(lambda: stream.step(rows[5]), 1000),
+    "learning step": counted(lambda: learner.step(rows[5], targets[5]), 1000),
+}
+for n in (100, 1000):
+    found[f"run {n}"] = counted(lambda: stream.run(x[:n]), 8)
+    found[f"learning run {n}"] = counted(lambda: learner.run(x[:n], targets[:n]), 8)
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module")
-def counting(tmp_path_factory):
-    """A function that runs a script with the shim preloaded."""
+def shim(tmp_path_factory):
+    """The shim's path."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if sys.platform != "linux" or compiler is None:
         pytest.skip("needs Linux and a C compiler")
@@ -102,67 +113,60 @@ def counting(tmp_path_factory):
     built = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], capture_output=True, text=True)
     if built.returncode:
         pytest.skip(f"no shim with this C library: {built.stderr.splitlines()[:1]}")
-
-    def run(code, kind="small", **environment):
-        return python(COUNTER + code, kind, LD_PRELOAD=str(library), **environment)
-
-    return run
+    return str(library)
 
 
-def test_the_counter_sees_every_kind_of_allocation(counting):
+@pytest.fixture(scope="module", params=KINDS)
+def blocks(request, shim):
+    """What each kind of call takes and releases, for one kind of network."""
+    return python(COUNTER + COUNT_ALL, request.param, LD_PRELOAD=shim)
+
+
+def test_the_counter_sees_every_kind_of_allocation(shim):
     code = """
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.calloc.restype = libc.realloc.restype = libc.aligned_alloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
-def leak(): libc.realloc(ctypes.c_void_p(), ctypes.c_size_t(100))
+size = ctypes.c_size_t
 kinds = {
-    "malloc": lambda: libc.free(libc.malloc(ctypes.c_size_t(100))),
-    "calloc": lambda: libc.free(libc.calloc(ctypes.c_size_t(10), ctypes.c_size_t(10))),
-    "aligned_alloc": lambda: libc.free(libc.aligned_alloc(ctypes.c_size_t(64), ctypes.c_size_t(128))),
+    "malloc": lambda: libc.free(libc.malloc(size(100))),
+    "calloc": lambda: libc.free(libc.calloc(size(10), size(10))),
+    "aligned_alloc": lambda: libc.free(libc.aligned_alloc(size(64), size(128))),
     "numpy": lambda: np.empty(100_000),
     "bytes": lambda: bytes(100_000),
 }
-print(json.dumps([[counted(f, 200) for f in kinds.values()], counted(leak, 200)]))
+leak = counted(lambda: libc.realloc(ctypes.c_void_p(), size(100)) and None, 200)
+print(json.dumps([[counted(f, 200) for f in kinds.values()], leak]))
 """
-    balanced, leak = counting(code)
+    balanced, leak = python(COUNTER + code, LD_PRELOAD=shim)
     assert all(taken >= 200 and released >= 200 for taken, released in balanced)
     assert leak[0] >= 200 > leak[1]
 
 
+def test_a_step_with_out_takes_no_memory(blocks):
+    assert blocks["step with out"] == [0, 0]
+
+
 @kinds
-@pytest.mark.parametrize("allocator", ["default", "malloc"])
-def test_a_step_with_out_takes_no_memory(counting, kind, allocator):
-    """With Python's pools out of the way too: not even a tuple is made for a moment."""
+def test_a_step_with_out_makes_no_object(kind, shim):
+    """With Python's pools out of the way every object would show: not even a tuple is made for a moment."""
     code = "print(json.dumps(counted(lambda: stream.step(rows[5], out=out), 1000)))"
-    assert counting(code, kind, PYTHONMALLOC=allocator) == [0, 0]
+    assert python(COUNTER + code, kind, LD_PRELOAD=shim, PYTHONMALLOC="malloc") == [0, 0]
 
 
-@kinds
-def test_a_step_takes_at_most_the_array_it_returns(counting, kind):
-    taken, released = counting("print(json.dumps(counted(lambda: stream.step(rows[5]), 1000)))", kind)
+@pytest.mark.parametrize("call", ["step", "learning step"])
+def test_a_step_takes_at_most_the_array_it_returns(blocks, call):
+    taken, released = blocks[call]
     assert 0 <= taken == released <= 1000  # NumPy keeps small blocks for the next array
 
 
-@kinds
-def test_a_learning_step_takes_at_most_the_array_it_returns(counting, kind):
-    code = "print(json.dumps(counted(lambda: learner.step(rows[5], targets[5]), 1000)))"
-    taken, released = counting(code, kind)
-    assert 0 <= taken == released <= 1000
-
-
-@kinds
-@pytest.mark.parametrize("call", ["stream.run(x[:n])", "learner.run(x[:n], targets[:n])"])
-def test_ten_times_the_steps_take_no_more_blocks(counting, kind, call):
-    code = f"""
-def calls(n):
-    return counted(lambda: {call}, 8)
-print(json.dumps([calls(100), calls(1000)]))
-"""
-    (short, _), (long, released) = counting(code, kind)
+@pytest.mark.parametrize("call", ["run", "learning run"])
+def test_ten_times_the_steps_take_no_more_blocks(blocks, call):
+    (short, _), (long, released) = blocks[f"{call} 100"], blocks[f"{call} 1000"]
     assert released == long <= short + 8  # the results: small ones may come from NumPy's own store
 
 
-def test_episodes_and_chunks_take_no_memory(counting):
+def test_episodes_and_chunks_take_no_memory(shim):
     code = """
 found = []
 for chunk in (1, 4, "episode"):
@@ -174,7 +178,7 @@ for chunk in (1, 4, "episode"):
     found.append(counted(episode, 500))
 print(json.dumps(found))
 """
-    for taken, released in counting(code):
+    for taken, released in python(COUNTER + code, LD_PRELOAD=shim):
         assert 0 <= taken == released <= 500
 
 
@@ -205,32 +209,25 @@ def beyond(function, times):
     base = traced(lambda: None, times)
     return [a - b for a, b in zip(traced(function, times), base)]
 """
-OBJECT = 150  # bytes of an array beyond its elements, and of an integer counter
+OBJECT = 150  # bytes of an array beyond its elements
 
 
 @kinds
-def test_a_step_with_out_leaves_and_needs_no_object(kind):
-    left, peak = python(TRACED + "print(json.dumps(beyond(lambda: stream.step(rows[5], out=out), 1000)))", kind)
-    assert left == peak == 0
-
-
-@kinds
-def test_a_step_leaves_the_array_it_returns(kind):
-    code = TRACED + "print(json.dumps([*traced(lambda: stream.step(rows[5]), 1000), out.nbytes]))"
-    left, peak, size = python(code, kind)
-    assert 1000 * size <= left <= peak <= 1000 * (size + OBJECT) + 4096
-
-
-@kinds
-def test_a_learning_step_leaves_the_array_it_returns(kind):
-    code = TRACED + "print(json.dumps([*traced(lambda: learner.step(rows[5], targets[5]), 1000), out.nbytes]))"
-    left, peak, size = python(code, kind)
-    assert left <= peak <= 1000 * (size + 2 * OBJECT) + 4096
-
-
-def test_tracemalloc_sees_an_array():
-    left, peak = python(TRACED + "print(json.dumps(traced(lambda: np.empty(1000), 10)))")
-    assert 80_000 <= left <= peak <= 83_000
+def test_a_step_leaves_the_array_it_returns_and_no_more(kind):
+    code = """
+print(json.dumps({
+    "array": beyond(lambda: np.empty(1000), 10),
+    "step with out": beyond(lambda: stream.step(rows[5], out=out), 1000),
+    "step": beyond(lambda: stream.step(rows[5]), 1000),
+    "learning step": beyond(lambda: learner.step(rows[5], targets[5]), 1000),
+    "size": out.nbytes,
+}))
+"""
+    found = python(TRACED + code, kind)
+    assert 80_000 <= min(found["array"]) <= max(found["array"]) <= 80_000 + 10 * OBJECT  # the counter sees it
+    assert found["step with out"] == [0, 0]
+    for call in ("step", "learning step"):
+        assert 1000 * found["size"] <= min(found[call]) <= max(found[call]) <= 1000 * (found["size"] + OBJECT), call
 
 
 # For as long as it runs -----------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
+from fastlstm._checks import as_array, as_output
+
 cnp.import_array()
 
 
@@ -184,57 +186,6 @@ def aligned(Py_ssize_t size, dtype):
     return raw[skip:skip + size]
 
 
-cdef object as_dtype(object x, str name, object dtype):
-    """x as a C-contiguous array of `dtype`: anything without a dtype is converted, a wrong dtype is an error."""
-    cdef object a = x
-    if not hasattr(x, "dtype"):
-        a = np.asarray(x)
-        if a.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be an array of {dtype}, not {type(x).__name__}")
-        a = a.astype(dtype)
-    else:
-        a = np.asarray(x)
-    if a.dtype != dtype:
-        raise TypeError(f"{name} is {a.dtype} and must be {dtype}")
-    return np.require(a, dtype, ["C", "A"])
-
-
-def as_input(x, str name, dtype, tuple shape):
-    """x as a C-contiguous array of `dtype` and `shape`; -1 in shape stands for any positive size."""
-    a = as_dtype(x, name, dtype)
-    cdef bint good = a.ndim == len(shape)
-    if good:
-        for have, want in zip(a.shape, shape):
-            good = good and (have > 0 if want == -1 else have == want)
-    if not good:
-        want = ", ".join("1 or more" if n == -1 else str(n) for n in shape)
-        raise ValueError(f"{name} has shape {a.shape} and must have ({want}{',' if len(shape) == 1 else ''})")
-    return a
-
-
-def as_output(out, str name, dtype, tuple shape):
-    """`out` if it can be written in place as it is."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{name} must be an array, not {type(out).__name__}")
-    if out.dtype != dtype:
-        raise TypeError(f"{name} is {out.dtype} and must be {dtype}")
-    if out.shape != shape:
-        raise ValueError(f"{name} has shape {out.shape} and must have {shape}")
-    if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
-        raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
-    return out
-
-
-def as_mask(mask, str name, tuple shape):
-    """Booleans as uint8."""
-    a = np.asarray(mask)
-    if a.dtype != np.bool_:
-        raise TypeError(f"{name} is {a.dtype} and must be bool")
-    if a.shape != shape:
-        raise ValueError(f"{name} has shape {a.shape} and must have {shape}")
-    return np.ascontiguousarray(a).view(np.uint8)
-
-
 cdef inline void *data(object a) noexcept:
     return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray>a)
 
@@ -274,6 +225,8 @@ cdef class Parameters:
 
     def attach(self, Parameters parent, Py_ssize_t offset):
         """Become elements [offset, offset + size) of `parent`, which has copies of the values."""
+        cdef Parameters root = parent.root()
+        root.version = max(root.version, self.version) + 1  # no copy made before may look new
         self.parent, self.offset = parent, offset
         self._data = self._grad = None
 
@@ -429,13 +382,19 @@ cdef class Stream:
         self.batch.state = data(self.flat_state)
         self.batch.y = data(self.y)
 
-    cdef int begin(self) except -1:
+    def _idle(self):
+        """Raise if a thread is in the middle of a step."""
         if self.busy:
             raise RuntimeError("this stream is in use by another thread; give each thread its own (stream.copy())")
+
+    cdef int begin(self) except -1:
+        if self.busy:
+            self._idle()
         self.busy = True
         return 0
 
     def _use(self, packed):
+        self._idle()
         check(fastlstm_prepare(self.network.engine, self.network.layers, self.network.n_layers, data(packed), RUN_STEPS, self.lanes,
                                data(self.scratch)))
         self.packed = packed
@@ -452,7 +411,7 @@ cdef class Stream:
         cdef int ndim
         cdef fastlstm_status status
         if type(x) is not np_ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) == 0 or not self.fits(<cnp.ndarray>x):
-            x = as_dtype(x, "x", self.network.dtype)
+            x = as_array(x, "x", self.network.dtype)
             if not (x.ndim and self.fits(x)):
                 want = f"({self.lanes}, {self.network.input_size})" + (f" or ({self.network.input_size},)" if self.lanes == 1 else "")
                 raise ValueError(f"x has shape {x.shape} and must have {want}")
@@ -553,14 +512,20 @@ cdef class Learner:
 
     # Weights and velocity: the packed ones are the truth between `take` and `write_back`.
 
+    def _idle(self):
+        """Raise if a thread is in the middle of a step."""
+        if self.busy:
+            raise RuntimeError("this learner is in use by another thread")
+
     cdef int take(self) except -1:
         """Begin a call: have the newest weights, velocity and rates."""
         if self.busy:
-            raise RuntimeError("this learner is in use by another thread")
+            self._idle()
         if self.parameters.root().version != self.version:
             flat = np.ascontiguousarray(self.parameters.fetch())
             check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.weights)))
             self.version = self.parameters.root().version
+            self.optimizer_version = -1  # whoever moved the weights may have moved the velocity
         if self.optimizer is not None:
             self.c.lr, self.c.momentum, self.c.decay = self.optimizer.lr, self.optimizer.momentum, self.optimizer.decay
             if self.velocity is not None and self.optimizer.version != self.optimizer_version:

@@ -5,45 +5,24 @@ import math
 import numpy as np
 
 from fastlstm import _core
+from fastlstm._checks import (
+    as_anything,
+    as_choice,
+    as_dtype_name,
+    as_flag,
+    as_input,
+    as_mask,
+    as_number,
+    as_size,
+    ndim_of,
+    shown,
+)
 from fastlstm._stream import Stream
 
 ACTIVATIONS = {"sigmoid": 0, "tanh": 1, "identity": 2, "relu": 3, "g1997": 4, "h1997": 5}
 LSTM_KIND, LINEAR_KIND = 0, 1
 PARAMETER_FIELDS = ("weight_ih", "weight_hh", "weight_gh", "bias_ih", "bias_hh", "weight_peephole")
 INPUT_GATE, FORGET_GATE, OUTPUT_GATE, COUPLED_GATES = 1, 2, 4, 8
-
-
-def as_size(value, name, least=1):
-    """`value` as an int of at least `least`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
-    if not least <= value < 2**40:
-        raise ValueError(f"{name} is {value} and must be at least {least} and below 2**40")
-    return int(value)
-
-
-def as_flag(value, name):
-    """`value` as a bool, if it is one."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-    return bool(value)
-
-
-def as_number(value, name, low=-math.inf, high=math.inf, low_in=True):
-    """`value` as a finite float in [low, high] (or (low, high] if not `low_in`)."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    value = float(value)
-    if not (math.isfinite(value) and low <= value <= high and (low_in or value > low)):
-        raise ValueError(f"{name} is {value} and must be in {'[' if low_in else '('}{low}, {high}]")
-    return value
-
-
-def as_choice(value, name, choices):
-    """`value`, if it is one of `choices`."""
-    if not isinstance(value, (str, bool, type(None))) or value not in choices:
-        raise ValueError(f"{name} is {value!r} and must be one of {', '.join(repr(c) for c in choices)}")
-    return value
 
 
 class State(tuple):
@@ -133,25 +112,17 @@ class Layer:
         if not hasattr(state, "keys"):
             raise TypeError(f"state must be a mapping of name -> array, not {type(state).__name__}")
         missing, unknown = self._shapes.keys() - set(state.keys()), set(state.keys()) - self._shapes.keys()
-        if missing or unknown:
-            words = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)
-            words += [f"has unknown {', '.join(sorted(map(str, unknown)))}"] * bool(unknown)
-            raise ValueError(f"state {' and '.join(words)}")
+        for words, names in (("lacks", missing), ("has unknown", unknown)):
+            if names:
+                first, more = min(names, key=str), f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise ValueError(f"state {words} {shown(first)}{more}")
         arrays = {name: self._checked(name, state[name]) for name in self._shapes}
         for name, array in arrays.items():
             self._view(name)[...] = array
         self._parameters.changed()
 
     def _checked(self, name, value):
-        array = np.asarray(value)
-        shape = self._shapes[name][1]
-        if not hasattr(value, "dtype") and array.dtype.kind in "biuf":
-            array = array.astype(self.dtype)
-        if array.dtype != self.dtype:
-            raise TypeError(f"{name} is {array.dtype} and must be {self.dtype}")
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape} and must have {shape}")
-        return array
+        return as_input(value, name, self.dtype, self._shapes[name][1])
 
     def __getattr__(self, name):
         shapes = self.__dict__.get("_shapes", {})
@@ -231,9 +202,9 @@ class Layer:
                     if part != "a":
                         raise TypeError(f"{part} of {name} must be an array, not None")
                     continue
-                if lanes == 1 and np.ndim(array) == 2:  # one sequence, as PyTorch's unbatched state
+                if lanes == 1 and ndim_of(array) == 2:  # one sequence, as PyTorch's unbatched state
                     array = np.asarray(array)[:, None, :]
-                pairs.append((to, _core.as_input(array, f"{part} of {name}", self.dtype, to.shape)))
+                pairs.append((to, as_input(array, f"{part} of {name}", self.dtype, to.shape)))
         flat[:] = 0
         for to, array in pairs:
             to[...] = array
@@ -273,25 +244,25 @@ class Layer:
         >>> y.shape, h.shape
         ((5, 2, 4), (1, 2, 4))
         """
-        ragged = isinstance(x, (list, tuple)) and bool(x) and all(np.ndim(item) == 2 for item in x)
+        ragged = isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x)
         if ragged:
             if lengths is not None:
                 raise ValueError("lengths must be None when x is a list of sequences: they have their own")
             x, lengths = self._padded(x)
-        single = not ragged and np.ndim(x) == 2
+        single = not ragged and ndim_of(x) == 2
         batch_first = self.batch_first and not ragged and not single
         if single:
-            x = _core.as_input(x, "x", self.dtype, (-1, self._network.input_size))[:, None, :]
+            x = as_input(x, "x", self.dtype, (-1, self._network.input_size))[:, None, :]
         else:
-            x = _core.as_input(x, "x", self.dtype, (-1, -1, self._network.input_size))
+            x = as_input(x, "x", self.dtype, (-1, -1, self._network.input_size))
         lanes, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
         if lengths is not None and not ragged:
             lengths = self._lengths(lengths, lanes, steps)
         if reset is not None:
-            reset = np.asarray(reset)
+            reset = as_anything(reset, "reset", "b")
             if single and reset.shape == (steps,):
                 reset = reset[:, None]
-            reset = _core.as_mask(reset, "reset", (steps, lanes))
+            reset = as_mask(reset, "reset", (steps, lanes))
         flat = self._network.new_state(lanes)
         if state is not None:
             self._fill_state(flat, lanes, state)
@@ -304,7 +275,7 @@ class Layer:
 
     def _padded(self, sequences):
         width = self._network.input_size
-        arrays = [_core.as_input(x, f"x[{b}]", self.dtype, (-1, width)) for b, x in enumerate(sequences)]
+        arrays = [as_input(x, f"x[{b}]", self.dtype, (-1, width)) for b, x in enumerate(sequences)]
         lengths = np.array([len(a) for a in arrays], np.int64)
         x = np.zeros((int(lengths.max()), len(arrays), width), self.dtype)
         for b, a in enumerate(arrays):
@@ -313,11 +284,9 @@ class Layer:
 
     @staticmethod
     def _lengths(lengths, lanes, steps):
-        lengths = np.asarray(lengths)
-        if lengths.dtype.kind not in "iu":
-            raise TypeError(f"lengths is {lengths.dtype} and must be integers")
+        lengths = as_anything(lengths, "lengths", "iu")
         if lengths.shape != (lanes,):
-            raise ValueError(f"lengths has shape {lengths.shape} and must have ({lanes},)")
+            raise ValueError(f"lengths has shape {shown(lengths.shape)} and must have ({lanes},)")
         if lengths.min() < 1 or lengths.max() > steps:
             raise ValueError(f"lengths are from {lengths.min()} to {lengths.max()} and must be from 1 to {steps}")
         return np.ascontiguousarray(lengths, np.int64)
@@ -427,7 +396,7 @@ class LSTM(Layer):
     ):
         self.input_size = as_size(input_size, "input_size")
         self.hidden_size = as_size(hidden_size, "hidden_size")
-        self.num_layers = as_size(num_layers, "num_layers")
+        self.num_layers = as_size(num_layers, "num_layers", most=4096)
         self.block_size = as_size(block_size, "block_size")
         if self.hidden_size % self.block_size:
             raise ValueError(f"block_size is {block_size} and must divide hidden_size, which is {hidden_size}")
@@ -448,13 +417,13 @@ class LSTM(Layer):
             raise ValueError("coupled_gates needs input_gate: the forget gate is 1 - i")
         for name, value in (("dropout", dropout), ("proj_size", proj_size)):
             if as_number(value, name, 0):
-                raise ValueError(f"{name} is {value} and must be 0: it is not built yet")
+                raise ValueError(f"{name} is {shown(value)} and must be 0: it is not built yet")
         self.dropout, self.proj_size = 0.0, 0
         self.input_activation = as_choice(input_activation, "input_activation", ACTIVATIONS)
         self.output_activation = as_choice(output_activation, "output_activation", ACTIVATIONS)
         self.gate_activation = as_choice(gate_activation, "gate_activation", ACTIVATIONS)
         self.clip = None if clip is None else as_number(clip, "clip", 0, low_in=False)
-        dtype = as_choice(dtype if isinstance(dtype, str) else np.dtype(dtype).name, "dtype", ("float32", "float64"))
+        dtype = as_dtype_name(dtype)
         size = self._build()
         bound = 1 / math.sqrt(self.hidden_size)
         self._finish(dtype, random_parameters(size, dtype, seed, bound))
@@ -582,7 +551,7 @@ class LSTM1997(LSTM):
                 continue
             if not getattr(self, name.removesuffix("_bias")) or not self.bias:
                 raise ValueError(f"{name} must be None: the gate or its bias does not exist")
-            value = np.asarray(value, np.float64)
+            value = as_anything(value, name, "iuf").astype(np.float64)
             if value.shape not in ((), (blocks,)) or not np.isfinite(value).all():
                 raise ValueError(f"{name} must be a finite number or {blocks} of them")
             for shape_name in self._shapes:
@@ -622,7 +591,7 @@ class Linear(Layer):
         self.out_features = as_size(out_features, "out_features")
         has_bias = as_flag(bias, "bias")
         self.activation = as_choice(activation, "activation", (None, *ACTIVATIONS))
-        dtype = as_choice(dtype if isinstance(dtype, str) else np.dtype(dtype).name, "dtype", ("float32", "float64"))
+        dtype = as_dtype_name(dtype)
         size = self.in_features * self.out_features
         self._shapes = {"weight": (0, (self.out_features, self.in_features))}
         if has_bias:
@@ -755,9 +724,9 @@ class Sequential(Layer):
 def random_parameters(size, dtype, seed, bound):
     """U(-bound, bound) from `seed`, a flat array."""
     if size > 2**31:
-        raise ValueError(f"the sizes make {size} parameters and must make at most 2**31")
-    if isinstance(seed, (bool, float, str)):
-        raise TypeError(f"seed must be an integer, a numpy Generator or None, not {seed!r}")
+        raise ValueError(f"the sizes make {shown(size)} parameters and must make at most 2**31")
+    if not isinstance(seed, (type(None), int, np.integer, np.random.Generator)) or isinstance(seed, bool):
+        raise TypeError(f"seed must be an integer, a numpy Generator or None, not {shown(seed)}")
     if isinstance(seed, (int, np.integer)) and seed < 0:
-        raise ValueError(f"seed is {seed} and must not be negative")
+        raise ValueError(f"seed is {shown(seed)} and must not be negative")
     return np.random.default_rng(seed).uniform(-bound, bound, size).astype(dtype)

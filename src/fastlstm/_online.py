@@ -3,7 +3,8 @@
 import numpy as np
 
 from fastlstm import _core
-from fastlstm._layers import Layer, as_choice, as_size
+from fastlstm._checks import as_anything, as_array, as_choice, as_input, as_mask, as_size, ndim_of
+from fastlstm._layers import Layer
 from fastlstm._optim import SGD
 
 
@@ -97,9 +98,13 @@ class OnlineLearner(_core.Learner):
         y = self._step(x, target)
         if y is not None:
             return y
-        x = x if hasattr(x, "dtype") else np.asarray(x, self.network.dtype)
-        target = None if target is None else np.asarray(target)[None]
-        return self._learn(x[None] if np.ndim(x) else x, target, None, "x", "target")[0]
+        x = as_array(x, "x", self.network.dtype)
+        if target is not None:
+            real = not callable(self._loss) and self._loss != "cross_entropy"
+            target = (
+                as_array(target, "target", self.network.dtype) if real else as_anything(target, "target", "biuf")
+            )[None]
+        return self._learn(x[None] if x.ndim else x, target, None, "x", "target")[0]
 
     def run(self, xs, targets=None, reset=None):
         """Run many steps, learning at each that has a target: the same bits as stepping, in one call without the GIL.
@@ -121,17 +126,17 @@ class OnlineLearner(_core.Learner):
 
     def _learn(self, x, targets, reset, x_name, targets_name):
         dtype, lanes, width = self.network.dtype, self.lanes, self.network.output_size
-        single = np.ndim(x) == 2 and lanes == 1
+        single = ndim_of(x) == 2 and lanes == 1
         lead = () if single else (lanes,)
-        x = _core.as_input(x, x_name, dtype, (-1, *lead, self.network.input_size))
+        x = as_input(x, x_name, dtype, (-1, *lead, self.network.input_size))
         steps = len(x)
         if targets is not None:
             targets = self._targets(targets, (steps, *lead), targets_name)
         if reset is not None:
-            reset = np.asarray(reset)
+            reset = as_anything(reset, "reset", "b")
             if lanes == 1 and reset.shape == (steps,):
                 reset = reset[:, None]
-            reset = _core.as_mask(reset, "reset", (steps, lanes))
+            reset = as_mask(reset, "reset", (steps, lanes))
         y = np.empty((steps, *lead, width), dtype)
         x, out = x.reshape(steps, lanes, -1), y.reshape(steps, lanes, width)
         if callable(self._loss):
@@ -143,14 +148,13 @@ class OnlineLearner(_core.Learner):
     def _targets(self, targets, lead, name):
         """Targets as C wants them; a callable loss gets them as they are, one step at a time."""
         if callable(self._loss):
-            if len(targets) != lead[0]:
-                raise ValueError(f"{name} has {len(targets)} steps and must have {lead[0]}")
+            targets = as_anything(targets, name, "biuf")
+            if targets.shape[:1] != lead[:1]:
+                raise ValueError(f"{name} has shape {targets.shape} and must have {lead[0]} steps")
             return targets
         if self._loss != "cross_entropy":
-            return _core.as_input(targets, name, self.network.dtype, (*lead, self.network.output_size))
-        classes = np.asarray(targets)
-        if classes.dtype.kind not in "iu":
-            raise TypeError(f"{name} is {classes.dtype} and must be integer classes")
+            return as_input(targets, name, self.network.dtype, (*lead, self.network.output_size))
+        classes = as_anything(targets, name, "iu")
         if classes.shape == (lead[0], 1) and lead[1:] == ():
             classes = classes[:, 0]
         if classes.shape != lead:
@@ -165,25 +169,37 @@ class OnlineLearner(_core.Learner):
         for t in range(len(x)):
             if reset is not None and reset[t].any():
                 self._reset(reset[t])
+            target = None if targets is None else self._target_of_step(targets[t])
+            before = self.flat_state.copy()
             self._forward(x[t], y[t])
             dy = None
-            if targets is not None:
-                target = np.asarray(targets[t])
-                if target.dtype.kind != "f" or not np.isnan(target).all():
-                    loss, dy = self._loss(
-                        y[t].copy(), target.reshape(self.lanes, -1) if target.dtype.kind == "f" else target
-                    )
-                    dy = _core.as_input(dy, "dy of the loss", self.network.dtype, y[t].shape)
-                    losses.append(float(loss))
+            if target is not None:
+                try:
+                    loss, dy = self._loss(y[t].copy(), target)
+                    loss, dy = float(loss), as_input(dy, "dy of the loss", self.network.dtype, y[t].shape)
+                except BaseException:
+                    self.flat_state[:] = before  # as if the step had not been asked for
+                    raise
+                losses.append(loss)
             self._backward(dy)
         self._set_loss(sum(losses), len(losses))
+
+    def _target_of_step(self, target):
+        """A step's target for a callable, lanes first; None if it has none."""
+        target = np.asarray(target)
+        whole = target.dtype.kind in "iu"
+        if not (target >= 0).any() if whole else target.dtype.kind == "f" and np.isnan(target).all():
+            return None
+        if self.lanes == 1 and target.shape[:1] != (1,) or target.shape == (1,) and not whole:
+            return target[None]
+        return target
 
     def reset(self, mask=None):
         """An episode ends: zero the state and the traces of all lanes, or of those where `mask` (lanes,) is true.
 
         With ``chunk="episode"`` the gathered gradient is applied first.
         """
-        self._reset(None if mask is None else _core.as_mask(mask, "mask", (self.lanes,)))
+        self._reset(None if mask is None else as_mask(mask, "mask", (self.lanes,)))
 
     def apply(self):
         """Update the weights now with the gradient gathered since the last update, and clear it."""
@@ -208,16 +224,19 @@ class OnlineLearner(_core.Learner):
     @property
     def state(self):
         """The state, a copy, as a stream's; setting it clears the traces."""
+        self._idle()
         return self.net._wrap_state(self.net._state_views(self.flat_state.copy(), self.lanes))
 
     @state.setter
     def state(self, state):
+        self._idle()
         flat = self.network.new_state(self.lanes)
         self.net._fill_state(flat, self.lanes, state)
         self.flat_state[:] = flat
         self._clear_traces()
 
     def __getstate__(self):
+        self._idle()
         return {
             "net": self.net,
             "optimizer": self.optimizer,

@@ -3,7 +3,8 @@
 import numpy as np
 
 from fastlstm import _core
-from fastlstm._layers import Layer, as_number
+from fastlstm._checks import as_input, as_number
+from fastlstm._layers import Layer
 
 
 class SGD:
@@ -40,9 +41,7 @@ class SGD:
             raise TypeError(f"net must be a fastlstm layer, not {type(net).__name__}")
         self.net = net
         self.lr = lr
-        self._momentum = as_number(momentum, "momentum", 0, 1)
-        if self._momentum == 1:
-            raise ValueError("momentum is 1.0 and must be below 1")
+        self._momentum = as_number(momentum, "momentum", 0, 1, high_in=False)
         self.decay = as_number(decay, "decay", 0, 1, low_in=False)
         self.version = 0  # counts changes of the velocity that learners have not made themselves
         self._velocity = np.zeros_like(net.parameters) if self._momentum else None
@@ -90,7 +89,7 @@ class SGD:
             raise ValueError(f"momentum is {state['momentum']} and must be {self._momentum}")
         self.net._parameters.fetch()
         if self._velocity is not None:
-            velocity = _core.as_input(state["velocity"], "velocity", self._velocity.dtype, self._velocity.shape)
+            velocity = as_input(state["velocity"], "velocity", self._velocity.dtype, self._velocity.shape)
             self._velocity[:] = velocity
         self._lr, self.decay = lr, decay
         self.version += 1

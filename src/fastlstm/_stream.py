@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastlstm import _core
+from fastlstm._checks import as_input, as_mask, ndim_of
 
 
 class Stream(_core.Stream):
@@ -42,19 +43,20 @@ class Stream(_core.Stream):
         array (T, O) or (T, lanes, O)
             If the call is interrupted, the state is as before it.
         """
-        single = np.ndim(xs) == 2 and self.lanes == 1
+        single = ndim_of(xs) == 2 and self.lanes == 1
         shape = (-1, self.network.input_size) if single else (-1, self.lanes, self.network.input_size)
-        x = _core.as_input(xs, "xs", self.network.dtype, shape)
+        x = as_input(xs, "xs", self.network.dtype, shape)
         y = np.empty((*x.shape[:-1], self.network.output_size), self.network.dtype)
         self._run(x.reshape(len(x), self.lanes, -1), y.reshape(len(x), self.lanes, -1))
         return y
 
     def reset(self, mask=None):
         """Zero the state of all lanes, or of those where `mask` (lanes,) of booleans is true."""
+        self._idle()
         if mask is None:
             self.flat_state[:] = 0
             return
-        mask = _core.as_mask(mask, "mask", (self.lanes,)).view(bool)
+        mask = as_mask(mask, "mask", (self.lanes,)).view(bool)
         for entry in self.layer._state_views(self.flat_state, self.lanes):
             for part in (*entry, getattr(entry, "gates", None)):
                 if part is not None:
@@ -63,10 +65,12 @@ class Stream(_core.Stream):
     @property
     def state(self):
         """The state, a copy; in the form that the layer takes and returns. May be set."""
+        self._idle()
         return self.layer._wrap_state(self.layer._state_views(self.flat_state.copy(), self.lanes))
 
     @state.setter
     def state(self, state):
+        self._idle()
         flat = self.network.new_state(self.lanes)
         self.layer._fill_state(flat, self.lanes, state)
         self.flat_state[:] = flat
@@ -77,6 +81,7 @@ class Stream(_core.Stream):
 
     def copy(self):
         """A second stream with the same weights and a copy of the state."""
+        self._idle()
         other = type(self).__new__(type(self))
         _core.Stream.__init__(other, self.network, self.packed, self.lanes)
         other.layer = self.layer
@@ -85,10 +90,8 @@ class Stream(_core.Stream):
 
     __copy__ = copy
 
-    def __deepcopy__(self, memo):
-        return self.copy()
-
     def __getstate__(self):
+        self._idle()
         flat = np.empty(self.network.n_params, self.network.dtype)
         self.network.unpack(self.packed, flat)
         return {"layer": self.layer, "lanes": self.lanes, "weights": flat, "state": np.array(self.flat_state)}

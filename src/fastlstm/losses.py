@@ -6,18 +6,25 @@ class target, say the same.
 
 import numpy as np
 
+from fastlstm._checks import as_anything
+
 
 def _elementwise(y, target, mask):
-    y, target = np.asarray(y), np.asarray(target)
+    y, target = as_anything(y, "y", "f"), as_anything(target, "target", "biuf")
     if y.shape != target.shape:
         raise ValueError(f"target has shape {target.shape} and must have {y.shape}")
     valid = ~np.isnan(target)
     if mask is not None:
-        mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != y.shape[: mask.ndim]:
+        mask = as_anything(mask, "mask", "b")
+        if mask.shape != y.shape[: mask.ndim]:
             raise ValueError(f"mask must be booleans of shape {y.shape} or its leading part")
         valid = valid & mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
-    return y, np.where(valid, target, y).astype(y.dtype), valid, max(int(valid.sum()), 1)
+    zero = y.dtype.type(0)
+    y, target = (
+        np.where(valid, y, zero),
+        np.where(valid, target, zero).astype(y.dtype),
+    )  # what has no target is not looked at
+    return y, target, valid, max(int(valid.sum()), 1)
 
 
 def mse(y, target, mask=None):
@@ -58,9 +65,7 @@ def cross_entropy(y, target, mask=None):
 
     `target` (...,) holds integer classes, -1 for none.
     """
-    y, target = np.asarray(y), np.asarray(target)
-    if target.dtype.kind not in "iu":
-        raise TypeError(f"target is {target.dtype} and must be integers")
+    y, target = as_anything(y, "y", "f"), as_anything(target, "target", "iu")
     if target.shape != y.shape[:-1]:
         raise ValueError(f"target has shape {target.shape} and must have {y.shape[:-1]}")
     if target.size and not (-1 <= target.min() and target.max() < y.shape[-1]):
@@ -69,11 +74,12 @@ def cross_entropy(y, target, mask=None):
         )
     valid = target >= 0
     if mask is not None:
-        mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != target.shape:
+        mask = as_anything(mask, "mask", "b")
+        if mask.shape != target.shape:
             raise ValueError(f"mask must be booleans of shape {target.shape}")
         valid = valid & mask
     n = max(int(valid.sum()), 1)
+    y = np.where(valid[..., None], y, y.dtype.type(0))
     shifted = y - y.max(axis=-1, keepdims=True)
     p = np.exp(shifted)
     total = p.sum(axis=-1, keepdims=True)
