@@ -136,7 +136,7 @@ typedef struct fastlstm_learner {
     ptrdiff_t n_layers, lanes;
     void *weights;  /* packed */
     void *velocity; /* packed; NULL without momentum */
-    void *gradient; /* packed; NULL if every step updates (chunk == 1 with learning rate) */
+    void *gradient; /* packed; not used, and may be NULL, if every step updates (chunk == 1 and update != 0) */
     void *traces;   /* fastlstm_trace_size */
     void *state;    /* fastlstm_state_size */
     void *scratch;  /* fastlstm_learner_scratch_size */
@@ -145,7 +145,7 @@ typedef struct fastlstm_learner {
     int32_t loss;
     int32_t update;     /* 0: the gradient is gathered in `gradient` and weights stay */
     double lr, momentum, decay; /* v = momentum v + gradient; w -= lr v; lr *= decay */
-    ptrdiff_t chunk;    /* weights change every so many steps; 0: only at fastlstm_learner_apply */
+    ptrdiff_t chunk;    /* weights change every so many steps; 0: when a lane is reset, and at fastlstm_learner_apply */
     ptrdiff_t pending;  /* inout: steps since the last update */
     int32_t has_error;  /* inout: a target was seen since the last update */
     double loss_sum;    /* inout: sum of the losses of steps with a target */

@@ -69,8 +69,8 @@ def as_anything(x, name, kinds):
     except Exception:  # whatever an object's own conversion raises
         a = None
     if a is None or a.dtype.kind not in kinds:
-        what = {"b": "booleans", "iu": "integers"}.get(kinds, "real numbers")
-        found = type(x).__name__ if a is None or not hasattr(x, "dtype") else shown(a.dtype.name)
+        what = {"b": "bool", "iu": "integers"}.get(kinds, "real numbers")
+        found = type(x).__name__ if a is None or not hasattr(x, "dtype") else str(a.dtype)[:40]
         raise TypeError(f"{name} must be an array of {what}, not {found}")
     return a
 
@@ -101,7 +101,7 @@ def as_output(out, name, dtype, shape):
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be an array, not {type(out).__name__}")
     if out.dtype != dtype:
-        raise TypeError(f"{name} is {shown(out.dtype.name)} and must be {dtype}")
+        raise TypeError(f"{name} is {out.dtype} and must be {dtype}")
     if out.shape != shape:
         raise ValueError(f"{name} has shape {shown(out.shape)} and must have {shape}")
     if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
@@ -123,3 +123,10 @@ def ndim_of(x):
         return np.ndim(x)
     except Exception:  # whatever an object's own conversion raises
         return -1
+
+
+def listed(names, most=4):
+    """The first few of many names, for a message."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(n if isinstance(n, str) and len(n) <= 30 else shown(n)[:30] for n in names[:most]) + more

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, nonecheck=True
 """The boundary between Python and C: arguments checked, the GIL released, the engine called. Nothing clever.
 
 Nothing here loops over elements or time steps, and nothing here knows how layers are named or stacked: a network

@@ -3,6 +3,7 @@
 import os
 
 from fastlstm import _core
+from fastlstm._checks import as_size
 
 __version__ = "0.1.0"
 
@@ -26,11 +27,7 @@ def set_num_threads(n):
     2
     >>> fl.set_num_threads(1)
     """
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"n must be an integer, not {type(n).__name__}")
-    if not 1 <= n.__index__() <= 1024:
-        raise ValueError(f"n is {n} and must be from 1 to 1024")
-    _core.set_num_threads(n.__index__())
+    _core.set_num_threads(as_size(n, "n", most=1024))
 
 
 def get_num_threads():

@@ -14,6 +14,7 @@ from fastlstm._checks import (
     as_mask,
     as_number,
     as_size,
+    listed,
     ndim_of,
     shown,
 )
@@ -111,11 +112,11 @@ class Layer:
         """
         if not hasattr(state, "keys"):
             raise TypeError(f"state must be a mapping of name -> array, not {type(state).__name__}")
-        missing, unknown = self._shapes.keys() - set(state.keys()), set(state.keys()) - self._shapes.keys()
+        missing = [name for name in self._shapes if name not in state]
+        unknown = [name for name in state.keys() if name not in self._shapes]
         for words, names in (("lacks", missing), ("has unknown", unknown)):
             if names:
-                first, more = min(names, key=str), f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise ValueError(f"state {words} {shown(first)}{more}")
+                raise ValueError(f"state {words} {listed(names)}")
         arrays = {name: self._checked(name, state[name]) for name in self._shapes}
         for name, array in arrays.items():
             self._view(name)[...] = array
@@ -181,9 +182,9 @@ class Layer:
         return views[0] if views else None
 
     def _unwrap_state(self, state):
-        if not self._recurrent:
+        if not self._recurrent and state is not None:
             raise ValueError("state must be None: this layer has no state")
-        return [state]
+        return [state] if self._recurrent else []
 
     def _fill_state(self, flat, lanes, state):
         """Write a user's state into a flat array, after checking all of it."""
@@ -426,7 +427,7 @@ class LSTM(Layer):
         dtype = as_dtype_name(dtype)
         size = self._build()
         bound = 1 / math.sqrt(self.hidden_size)
-        self._finish(dtype, random_parameters(size, dtype, seed, bound))
+        self._finish(dtype, random_parameters(size, dtype, seed, bound, "input_size and hidden_size"))
 
     def _build(self):
         """Name the parameters and describe the cells; returns the number of parameters."""
@@ -624,7 +625,10 @@ class Linear(Layer):
             }
         ]
         bound = 1 / math.sqrt(self.in_features)
-        self._finish(dtype, random_parameters(size + self.out_features * has_bias, dtype, seed, bound))
+        self._finish(
+            dtype,
+            random_parameters(size + self.out_features * has_bias, dtype, seed, bound, "in_features and out_features"),
+        )
 
     def __repr__(self):
         more = f", activation={self.activation!r}" if self.activation else ""
@@ -721,10 +725,10 @@ class Sequential(Layer):
         return f"Sequential({', '.join(map(repr, self.layers))})"
 
 
-def random_parameters(size, dtype, seed, bound):
-    """U(-bound, bound) from `seed`, a flat array."""
+def random_parameters(size, dtype, seed, bound, sizes):
+    """U(-bound, bound) from `seed`, a flat array; `sizes` names the arguments that made it so large."""
     if size > 2**31:
-        raise ValueError(f"the sizes make {shown(size)} parameters and must make at most 2**31")
+        raise ValueError(f"{sizes} make more than 2**31 parameters")
     if not isinstance(seed, (type(None), int, np.integer, np.random.Generator)) or isinstance(seed, bool):
         raise TypeError(f"seed must be an integer, a numpy Generator or None, not {shown(seed)}")
     if isinstance(seed, (int, np.integer)) and seed < 0:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastlstm import _core
-from fastlstm._checks import as_anything, as_array, as_choice, as_input, as_mask, as_size, ndim_of
+from fastlstm._checks import as_anything, as_choice, as_input, as_mask, as_size, ndim_of
 from fastlstm._layers import Layer
 from fastlstm._optim import SGD
 
@@ -70,7 +70,7 @@ class OnlineLearner(_core.Learner):
         if not callable(loss):
             as_choice(loss, "loss", [name for name in _core.LOSSES if name])
         as_choice(gradient, "gradient", ("truncated-rtrl",))
-        steps = 0 if chunk == "episode" else as_size(chunk, "chunk")
+        steps = 0 if isinstance(chunk, str) and chunk == "episode" else as_size(chunk, "chunk")
         super().__init__(
             net._network,
             net._parameters,
@@ -98,13 +98,11 @@ class OnlineLearner(_core.Learner):
         y = self._step(x, target)
         if y is not None:
             return y
-        x = as_array(x, "x", self.network.dtype)
+        lead = () if self.lanes == 1 and ndim_of(x) == 1 else (self.lanes,)
+        x = as_input(x, "x", self.network.dtype, (*lead, self.network.input_size))
         if target is not None:
-            real = not callable(self._loss) and self._loss != "cross_entropy"
-            target = (
-                as_array(target, "target", self.network.dtype) if real else as_anything(target, "target", "biuf")
-            )[None]
-        return self._learn(x[None] if x.ndim else x, target, None, "x", "target")[0]
+            target = self._targets(target, lead, "target")[None]
+        return self._learn(x[None], target, None)[0]
 
     def run(self, xs, targets=None, reset=None):
         """Run many steps, learning at each that has a target: the same bits as stepping, in one call without the GIL.
@@ -122,23 +120,21 @@ class OnlineLearner(_core.Learner):
             Each prediction made before learning from its target. If the call is interrupted, what was learnt until
             then stays.
         """
-        return self._learn(xs, targets, reset, "xs", "targets")
-
-    def _learn(self, x, targets, reset, x_name, targets_name):
-        dtype, lanes, width = self.network.dtype, self.lanes, self.network.output_size
-        single = ndim_of(x) == 2 and lanes == 1
-        lead = () if single else (lanes,)
-        x = as_input(x, x_name, dtype, (-1, *lead, self.network.input_size))
-        steps = len(x)
+        lead = () if self.lanes == 1 and ndim_of(xs) == 2 else (self.lanes,)
+        xs = as_input(xs, "xs", self.network.dtype, (-1, *lead, self.network.input_size))
+        steps = len(xs)
         if targets is not None:
-            targets = self._targets(targets, (steps, *lead), targets_name)
+            targets = self._targets(targets, (steps, *lead), "targets")
         if reset is not None:
             reset = as_anything(reset, "reset", "b")
-            if lanes == 1 and reset.shape == (steps,):
-                reset = reset[:, None]
-            reset = as_mask(reset, "reset", (steps, lanes))
-        y = np.empty((steps, *lead, width), dtype)
-        x, out = x.reshape(steps, lanes, -1), y.reshape(steps, lanes, width)
+            reset = as_mask(
+                reset[:, None] if self.lanes == 1 and reset.shape == (steps,) else reset, "reset", (steps, self.lanes)
+            )
+        return self._learn(xs, targets, reset)
+
+    def _learn(self, x, targets, reset):
+        y = np.empty((*x.shape[:-1], self.network.output_size), self.network.dtype)
+        x, out = x.reshape(len(x), self.lanes, -1), y.reshape(len(x), self.lanes, -1)
         if callable(self._loss):
             self._run_callable(x, targets, reset, out)
         else:
@@ -146,23 +142,25 @@ class OnlineLearner(_core.Learner):
         return y
 
     def _targets(self, targets, lead, name):
-        """Targets as C wants them; a callable loss gets them as they are, one step at a time."""
+        """Targets for outputs of shape (*lead, O): classes (*lead), or real numbers of the outputs' shape."""
+        shape = (*lead, self.network.output_size)
+        classes = self._loss == "cross_entropy"
         if callable(self._loss):
             targets = as_anything(targets, name, "biuf")
-            if targets.shape[:1] != lead[:1]:
-                raise ValueError(f"{name} has shape {targets.shape} and must have {lead[0]} steps")
-            return targets
-        if self._loss != "cross_entropy":
-            return as_input(targets, name, self.network.dtype, (*lead, self.network.output_size))
-        classes = as_anything(targets, name, "iu")
-        if classes.shape == (lead[0], 1) and lead[1:] == ():
-            classes = classes[:, 0]
-        if classes.shape != lead:
-            raise ValueError(f"{name} has shape {classes.shape} and must have {lead}")
-        low, high, last = classes.min(), classes.max(), self.network.output_size - 1
+            classes = targets.dtype.kind in "iu"
+            if classes and targets.shape == shape:  # not classes after all
+                return targets
+        if not classes:
+            return as_input(targets, name, self.network.dtype, shape)
+        targets = as_anything(targets, name, "iu")
+        if targets.shape == (*lead, 1) and self.lanes == 1:
+            targets = targets[..., 0]
+        if targets.shape != lead:
+            raise ValueError(f"{name} has shape {targets.shape} and must have {lead}")
+        low, high, last = targets.min(), targets.max(), self.network.output_size - 1
         if low < -1 or high > last:
             raise ValueError(f"{name} has classes from {low} to {high} and must have -1 to {last}")
-        return np.ascontiguousarray(classes, np.int64)
+        return np.ascontiguousarray(targets, np.int64)
 
     def _run_callable(self, x, targets, reset, y):
         losses = []
@@ -175,8 +173,7 @@ class OnlineLearner(_core.Learner):
             dy = None
             if target is not None:
                 try:
-                    loss, dy = self._loss(y[t].copy(), target)
-                    loss, dy = float(loss), as_input(dy, "dy of the loss", self.network.dtype, y[t].shape)
+                    loss, dy = self._called(y[t].copy(), target)
                 except BaseException:
                     self.flat_state[:] = before  # as if the step had not been asked for
                     raise
@@ -184,15 +181,21 @@ class OnlineLearner(_core.Learner):
             self._backward(dy)
         self._set_loss(sum(losses), len(losses))
 
+    def _called(self, y, target):
+        """What a callable returns, checked."""
+        result = self._loss(y, target)
+        if not isinstance(result, (tuple, list)) or len(result) != 2 or ndim_of(result[0]) != 0:
+            raise ValueError("loss must return a pair (loss, dy), a number and an array")
+        loss = float(as_anything(result[0], "loss", "biuf"))
+        return loss, as_input(result[1], "dy of the loss", self.network.dtype, y.shape)
+
     def _target_of_step(self, target):
         """A step's target for a callable, lanes first; None if it has none."""
-        target = np.asarray(target)
         whole = target.dtype.kind in "iu"
-        if not (target >= 0).any() if whole else target.dtype.kind == "f" and np.isnan(target).all():
+        if not (target >= 0).any() if whole else np.isnan(target).all():
             return None
-        if self.lanes == 1 and target.shape[:1] != (1,) or target.shape == (1,) and not whole:
-            return target[None]
-        return target
+        width = () if whole and target.size == self.lanes else (self.network.output_size,)
+        return target.reshape(self.lanes, *width)
 
     def reset(self, mask=None):
         """An episode ends: zero the state and the traces of all lanes, or of those where `mask` (lanes,) is true.

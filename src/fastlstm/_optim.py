@@ -42,7 +42,7 @@ class SGD:
         self.net = net
         self.lr = lr
         self._momentum = as_number(momentum, "momentum", 0, 1, high_in=False)
-        self.decay = as_number(decay, "decay", 0, 1, low_in=False)
+        self.decay = decay
         self.version = 0  # counts changes of the velocity that learners have not made themselves
         self._velocity = np.zeros_like(net.parameters) if self._momentum else None
 
@@ -60,6 +60,15 @@ class SGD:
     def lr(self, value):
         self._lr = as_number(value, "lr", 0)
 
+    @property
+    def decay(self):
+        """Factor of the rate after each update."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, value):
+        self._decay = as_number(value, "decay", 0, 1, low_in=False)
+
     def velocity_of(self, parameters):
         """The velocity array that belongs to `parameters` (for learners)."""
         if parameters is not self.net._parameters:
@@ -72,25 +81,25 @@ class SGD:
         _core.sgd(weights, np.ascontiguousarray(self.net.grad), self._velocity, self._lr, self._momentum)
         self.net._parameters.changed()
         self.version += 1
-        self._lr *= self.decay
+        self._lr *= self._decay
 
     def state_dict(self):
         """All that a restart needs: rates and velocity."""
         self.net._parameters.fetch()
         velocity = None if self._velocity is None else self._velocity.copy()
-        return {"lr": self._lr, "momentum": self._momentum, "decay": self.decay, "velocity": velocity}
+        return {"lr": self._lr, "momentum": self._momentum, "decay": self._decay, "velocity": velocity}
 
     def load_state_dict(self, state):
         """Take what `state_dict` gave; of an optimiser with the same momentum."""
-        if set(state) != {"lr", "momentum", "decay", "velocity"}:
-            raise ValueError("state must have lr, momentum, decay and velocity")
+        if not hasattr(state, "keys") or set(state) != {"lr", "momentum", "decay", "velocity"}:
+            raise ValueError("state must be a dict of lr, momentum, decay and velocity")
         lr, decay = as_number(state["lr"], "lr", 0), as_number(state["decay"], "decay", 0, 1, low_in=False)
-        if state["momentum"] != self._momentum:
+        if as_number(state["momentum"], "momentum") != self._momentum:
             raise ValueError(f"momentum is {state['momentum']} and must be {self._momentum}")
         self.net._parameters.fetch()
         if self._velocity is not None:
             velocity = as_input(state["velocity"], "velocity", self._velocity.dtype, self._velocity.shape)
             self._velocity[:] = velocity
-        self._lr, self.decay = lr, decay
+        self._lr, self._decay = lr, decay
         self.version += 1
         self.net._parameters.changed()

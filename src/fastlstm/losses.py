@@ -66,6 +66,8 @@ def cross_entropy(y, target, mask=None):
     `target` (...,) holds integer classes, -1 for none.
     """
     y, target = as_anything(y, "y", "f"), as_anything(target, "target", "iu")
+    if y.ndim == 0 or y.shape[-1] == 0:
+        raise ValueError(f"y has shape {y.shape} and must have one score or more in its last dimension")
     if target.shape != y.shape[:-1]:
         raise ValueError(f"target has shape {target.shape} and must have {y.shape[:-1]}")
     if target.size and not (-1 <= target.min() and target.max() < y.shape[-1]):

@@ -30,6 +30,7 @@ enum { N_ENGINES = sizeof engines / sizeof engines[0] };
 
 const char *fastlstm_isa_name(int i) {
     const int features = fl_cpu_features();
+    if (i < 0) return NULL;
     for (int e = 0; e < N_ENGINES; e++)
         if (!engines[e].feature || engines[e].feature & features)
             if (i-- == 0) return engines[e].f32->isa;
@@ -75,9 +76,9 @@ static ptrdiff_t plus(ptrdiff_t a, ptrdiff_t b) {
     return a < 0 || b < 0 || a > FL_LIMIT - b ? -1 : a + b;
 }
 
-/* The parameters of an existing layer: none of its offsets may reach beyond the limit. */
+/* Whether an array that exists reaches no further than the limit. */
 static int fits(ptrdiff_t offset, ptrdiff_t size) {
-    return size >= 0 && (offset == -1 || (offset >= 0 && plus(offset, size) >= 0));
+    return size >= 0 && (offset == -1 || plus(offset, size) >= 0);
 }
 
 static fastlstm_status layer_check(const fastlstm_layer *l) {
@@ -86,6 +87,9 @@ static fastlstm_status layer_check(const fastlstm_layer *l) {
     if (I > FL_LIMIT || H > FL_LIMIT || S > FL_LIMIT) return FASTLSTM_TOO_LARGE;
     if (l->gate_activation < 0 || l->gate_activation > FASTLSTM_H1997 || l->input_activation < 0 ||
         l->input_activation > FASTLSTM_H1997 || l->output_activation < 0 || l->output_activation > FASTLSTM_H1997)
+        return FASTLSTM_BAD_LAYER;
+    if (l->weight_gh < -1 || l->bias_ih < -1 || l->bias_hh < -1 || l->weight_peephole < -1 || l->state_a < -1 || l->peepholes < 0 ||
+        l->peepholes > 1 || l->gate_recurrence < 0 || l->gate_recurrence > 1 || l->reverse < 0 || l->reverse > 1)
         return FASTLSTM_BAD_LAYER;
     if (l->kind == FASTLSTM_LINEAR) {
         if (S != 1 || l->reverse || l->peepholes || l->gate_recurrence || l->weight_ih < 0 || l->weight_hh != -1 || l->weight_gh != -1 ||
@@ -122,7 +126,7 @@ fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_lay
         const fastlstm_status status = layer_check(l);
         if (status) return status;
         if (l->reverse) { /* the backward half of the layer before it */
-            if (l->reverse != 1 || i == 0 || l[-1].reverse || l[-1].kind != FASTLSTM_LSTM || l->kind != FASTLSTM_LSTM || l[-1].input_size != l->input_size)
+            if (i == 0 || l[-1].reverse || l[-1].kind != FASTLSTM_LSTM || l->kind != FASTLSTM_LSTM || l[-1].input_size != l->input_size)
                 return FASTLSTM_BAD_LAYER;
             width = plus(l[-1].hidden_size, l->hidden_size);
         } else {
@@ -317,7 +321,10 @@ static void run_share(void *context, int part) {
 ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                          ptrdiff_t steps, ptrdiff_t lanes, int threads) {
     if (threads < 1 || threads > lanes || threads > 1 << 16) return -1;
-    const ptrdiff_t size = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, (lanes + threads - 1) / threads);
+    /* Shares differ by a lane, and fewer lanes may need more: they look further ahead. */
+    const ptrdiff_t less = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, lanes / threads);
+    const ptrdiff_t more = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, (lanes + threads - 1) / threads);
+    const ptrdiff_t size = less < 0 || more < 0 ? -1 : FL_MAX(less, more);
     return size < 0 || times(times(plus(size, 16), threads), 16) < 0 ? -1 : (size + 15) / 16 * 16 * threads;
 }
 
@@ -345,13 +352,13 @@ fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fast
 }
 
 static fastlstm_status learner_check(fastlstm_learner *m) {
-    if (!m || !m->engine) return FASTLSTM_BAD_ARGUMENT;
+    if (!m || !m->engine || (m->momentum != 0 && m->update && !m->velocity)) return FASTLSTM_BAD_ARGUMENT;
     if (m->prepared) return FASTLSTM_OK;
     const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
     if (status) return status;
     if (any_reverse(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
-        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)) || (m->momentum != 0 && m->update && !m->velocity))
+        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;
     if (!counts_fit(m->layers, m->n_layers, 1, m->lanes)) return FASTLSTM_TOO_LARGE;
     m->engine->learner_prepare(m);
@@ -364,6 +371,7 @@ fastlstm_status fastlstm_learner_run(fastlstm_learner *m, ptrdiff_t steps, const
     const fastlstm_status status = learner_check(m);
     if (status) return status;
     if (steps <= 0 || !x || !y || !done) return FASTLSTM_BAD_ARGUMENT;
+    if (times(times(steps, m->lanes), FL_MAX(m->layers[0].input_size, m->layers[m->n_layers - 1].hidden_size)) < 0) return FASTLSTM_TOO_LARGE;
     if (targets && m->loss == FASTLSTM_CROSS_ENTROPY) {
         const int64_t *classes = (const int64_t *)targets, O = m->layers[m->n_layers - 1].hidden_size;
         for (ptrdiff_t j = 0; j < steps * m->lanes; j++)

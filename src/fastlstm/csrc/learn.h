@@ -164,7 +164,7 @@ static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, 
             }
         }
     }
-    m->has_error |= any;
+    m->has_error |= mode == FL_GATHER;
     m->pending++;
     if (descends && any) m->lr *= m->decay;
 }
@@ -181,7 +181,7 @@ static void fl_learn_apply(fastlstm_learner *m, const fl_learn_work *w) {
 }
 
 static void fl_learn_after_step(fastlstm_learner *m, const fl_learn_work *w) {
-    if (m->update && m->chunk > 0 && m->pending >= m->chunk) fl_learn_apply(m, w);
+    if (m->update && m->chunk > 0 && m->pending >= m->chunk) fl_learn_apply(m, w); /* with chunk 1 nothing was gathered */
 }
 
 static void fl_learn_reset_lane(fastlstm_learner *m, const fl_learn_work *w, ptrdiff_t b) {

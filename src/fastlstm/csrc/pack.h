@@ -71,13 +71,15 @@ static void fl_unpack(const fastlstm_layer *layers, ptrdiff_t n, const void *pac
 }
 
 /* Traces between their packed layout (traces.h) and one that no register width shapes: for each layer, lane, block,
-   slot and traced group (g, i, f) a row of M, then [lane][i, f][block][v][w] peephole traces. */
+   slot and traced group (g, i, f) a row of M, then [lane][i, f][v][w][block] peephole traces. The padding is zero. */
 static void fl_trace_convert(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes, void *packed, void *canonical, int back) {
     REAL *E = packed, *out = canonical;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, VW);
         const ptrdiff_t SS = layers[i].peepholes ? q.S * q.S : 0, rows = q.S * q.traced;
         if (layers[i].kind == FASTLSTM_LINEAR) continue;
+        for (ptrdiff_t k = 0; !back && k < lanes * q.groups * q.trace; k++)
+            E[k] = 0;
         for (ptrdiff_t b = 0; b < lanes; b++)
             for (ptrdiff_t j = 0; j < q.J; j++)
                 for (ptrdiff_t n = 0; n < rows; n++)

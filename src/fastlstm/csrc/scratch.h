@@ -42,7 +42,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     ptrdiff_t width = 0, acts = 0, net = 0, pre = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
-        const ptrdiff_t both = q.H * (1 + (i + 1 < n && layers[i + 1].reverse));
+        const ptrdiff_t both = q.H + (i + 1 < n && layers[i + 1].reverse ? layers[i + 1].hidden_size : 0);
         if (q.H > p.widest) p.widest = q.H;
         if (both > width) width = both;
         if (q.A > acts) acts = q.A;
