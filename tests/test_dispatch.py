@@ -91,11 +91,16 @@ def test_instruction_sets_with_fused_multiply_add_give_the_same_bits(isa):
 
 def test_build_info():
     info = fl.build_info()
-    assert list(info) == ["version", "isa", "available", "blas", "threads"]
+    assert list(info)[:5] == ["version", "isa", "available", "blas", "threads"]
     assert info["version"] == fl.__version__ and isinstance(fl.__version__, str)
     assert info["isa"] in info["available"]
     assert info["blas"] is None or isinstance(info["blas"], str)
-    assert info["threads"] == 1 and type(info["threads"]) is int
+    assert type(info["threads"]) is int and info["threads"] == fl.get_num_threads()
+
+
+def test_one_thread_unless_asked():
+    code = "import os; os.environ.pop('FASTLSTM_NUM_THREADS', None); import fastlstm; print(fastlstm.get_num_threads())"
+    assert output(code) == "1"
 
 
 def test_available_sets_come_best_first_and_end_with_generic():

@@ -276,10 +276,11 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
             u_i = v_select(inside, u_i, zero);
             u_f = v_select(inside, u_f, zero);
         }
-        v_store(factors + v * VW, mu);
-        v_store(factors + (2 * S + v) * VW, u_g);
-        v_store(factors + (3 * S + v) * VW, u_i);
-        v_store(factors + (4 * S + v) * VW, u_f);
+        /* Traces stay zero in the padding, where nothing is bounded by a gate or met by a weight. */
+        v_store(factors + v * VW, fl_unpadded(mu, n));
+        v_store(factors + (2 * S + v) * VW, fl_unpadded(u_g, n));
+        v_store(factors + (3 * S + v) * VW, fl_unpadded(u_i, n));
+        v_store(factors + (4 * S + v) * VW, fl_unpadded(u_f, n));
         if (!dh) continue;
         const V d = fl_load_units(dh + block * S + v, S, n);
         const V e = v_mul(v_mul(d, o), v_activate_grad(l->output_activation, hc));

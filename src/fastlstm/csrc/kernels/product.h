@@ -74,6 +74,14 @@ FL_INLINE void fl_store_units(REAL *a, V x, ptrdiff_t S, ptrdiff_t n) {
         a[j * S] = t[j];
 }
 
+/* x with zeros in the padding lanes n.. */
+FL_INLINE V fl_unpadded(V x, ptrdiff_t n) {
+    REAL t[VW];
+    if (n >= VW) return x;
+    v_store(t, x);
+    return v_load_n(t, (int)n);
+}
+
 /* The sum of FL_W interleaved partial sums, by halves: the same tree whatever VW is. */
 FL_INLINE REAL fl_sum_tree(REAL *t) {
     for (int half = FL_W / 2; half > 0; half /= 2)

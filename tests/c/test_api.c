@@ -1,0 +1,710 @@
+/* Every public function with every argument bad in turn: the right status, and nothing written. The sizes of any network
+   against sums made here; what is told to be enough is enough. */
+#include <limits.h>
+
+#include "reference.h"
+
+#define TWO31 ((ptrdiff_t)INT32_MAX + 1)
+#define TWO62 (PTRDIFF_MAX / 2 + 1)
+
+/* ---- Nothing written ---- */
+
+static int watched; /* memory blocks made since are those of a call */
+
+static uint64_t watch(void) {
+    uint64_t hash = FNV_BEGIN;
+    for (int j = watched; j < memory_blocks; j++)
+        hash = fnv(hash, (const unsigned char *)memory_block[j].base + MEMORY_GUARD, memory_block[j].bytes);
+    return hash;
+}
+
+static uint64_t watch_before;
+
+#define REFUSED(want, call) (watch_before = watch(), CHECK(CALL(call) == (want)), CHECK(watch() == watch_before && "nothing is written: " #call))
+/* In a loop over `bad`: the bad-th pointer is NULL. */
+#define OR(j, pointer) (bad == (j) ? NULL : (pointer))
+
+/* ---- All that the calls on one network need, in memory of exactly the sizes told ---- */
+
+typedef struct kit {
+    const fastlstm_engine *e;
+    int bits, threads;
+    ptrdiff_t n, T, B, O;
+    fastlstm_layer *l;
+    void *params, *packed, *x, *y, *state, *scratch, *ready, *shared, *traces, *canonical;
+    int64_t *lengths, *classes;
+    ptrdiff_t *done;
+    fastlstm_batch *batch, good;
+    fastlstm_learner *learner, pupil;
+} kit;
+
+static void fill(int bits, void *a, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j++)
+        real_put(bits, a, j, random_number(-1));
+}
+
+static void *filled(int bits, ptrdiff_t n) {
+    void *a = real_new(bits, n);
+    fill(bits, a, n);
+    return a;
+}
+
+static kit kit_new(const fastlstm_engine *e, const net *m, ptrdiff_t T, ptrdiff_t B, int threads) {
+    kit k = {.e = e, .bits = fastlstm_engine_bits(e), .threads = threads, .n = m->n, .T = T, .B = B, .O = width_out(m)};
+    const ptrdiff_t n = m->n;
+    k.l = memory_new((size_t)n * sizeof *k.l);
+    memcpy(k.l, m->l, (size_t)n * sizeof *k.l);
+    k.params = filled(k.bits, fastlstm_params_size(k.l, n));
+    k.packed = real_new(k.bits, fastlstm_packed_size(e, k.l, n));
+    k.x = filled(k.bits, T * B * width_in(m));
+    k.y = real_new(k.bits, T * B * k.O);
+    k.state = filled(k.bits, fastlstm_state_size(k.l, n, B));
+    k.scratch = real_new(k.bits, fastlstm_forward_scratch_size(e, k.l, n, T, B));
+    k.ready = real_new(k.bits, fastlstm_forward_scratch_size(e, k.l, n, T, B));
+    k.shared = real_new(k.bits, fastlstm_parallel_scratch_size(e, k.l, n, T, B, threads));
+    k.traces = memset(real_new(k.bits, fastlstm_trace_size(e, k.l, n, B)), 0, (size_t)(fastlstm_trace_size(e, k.l, n, B) * k.bits / 8));
+    k.canonical = filled(k.bits, fastlstm_trace_canonical_size(k.l, n, B));
+    k.lengths = memory_new((size_t)B * sizeof *k.lengths);
+    k.classes = memory_new((size_t)(T * B) * sizeof *k.classes);
+    k.done = memory_new(sizeof *k.done);
+    k.batch = memory_new(sizeof *k.batch);
+    k.learner = memory_new(sizeof *k.learner);
+    for (ptrdiff_t b = 0; b < B; b++)
+        k.lengths[b] = 1 + random_below(T);
+    for (ptrdiff_t j = 0; j < T * B; j++)
+        k.classes[j] = random_below(k.O + 1) - 1;
+    CHECK(CALL(fastlstm_pack(e, k.l, n, k.params, k.packed)) == FASTLSTM_OK);
+    CHECK(CALL(fastlstm_prepare(e, k.l, n, k.packed, T, B, k.ready)) == FASTLSTM_OK);
+    k.good = (fastlstm_batch){.steps = T, .lanes = B, .x = k.x, .x_step = B * width_in(m), .x_lane = width_in(m),
+                              .y = k.y, .y_step = B * k.O, .y_lane = k.O, .state = k.state};
+    k.pupil = (fastlstm_learner){.engine = e, .layers = k.l, .n_layers = n, .lanes = B, .weights = k.packed, .traces = k.traces,
+                                 .state = k.state, .loss = FASTLSTM_CROSS_ENTROPY, .update = 1, .lr = 0.125, .decay = 1, .chunk = 1};
+    *k.batch = k.good;
+    *k.learner = k.pupil;
+    return k;
+}
+
+/* The network F has all that a learner may have; R reads in both directions, of unequal widths. */
+static net net_f(void) {
+    net m = {0};
+    fastlstm_layer l = lstm(3, 6, 2, IFO);
+    l.peepholes = l.gate_recurrence = 1;
+    add(&m, l, 2);
+    add(&m, lstm(6, 5, 1, IFO), 1);
+    add(&m, linear(5, 4, FASTLSTM_IDENTITY), 1);
+    return m;
+}
+
+static net net_r(ptrdiff_t forth, ptrdiff_t back) {
+    net m = {0};
+    fastlstm_layer l = lstm(3, back, 1, FASTLSTM_INPUT_GATE | FASTLSTM_COUPLED_GATES);
+    l.reverse = 1;
+    add(&m, lstm(3, forth, 1, IFO), 2);
+    add(&m, l, 0);
+    add(&m, linear(forth + back, 2, FASTLSTM_TANH), 1);
+    return m;
+}
+
+/* ---- Learner calls: all five, refused ---- */
+
+static void refuse_learner(const kit *k, fastlstm_status want) {
+    fastlstm_learner *m = k->learner;
+    REFUSED(want, fastlstm_learner_run(m, k->T, k->x, k->classes, NULL, k->y, k->done, NULL, NULL));
+    REFUSED(want, fastlstm_learner_forward(m, k->x, k->y));
+    REFUSED(want, fastlstm_learner_backward(m, NULL));
+    REFUSED(want, fastlstm_learner_reset(m, NULL));
+    REFUSED(want, fastlstm_learner_apply(m));
+}
+
+/* ---- Networks: every function that takes layers refuses them alike ---- */
+
+static void refuse_net(const kit *k, const fastlstm_layer *l, ptrdiff_t n, fastlstm_status want) {
+    REFUSED(want, fastlstm_net_check(l, n));
+    CHECK(fastlstm_params_size(l, n) == -1);
+    CHECK(fastlstm_state_size(l, n, k->B) == -1);
+    CHECK(fastlstm_packed_size(k->e, l, n) == -1);
+    CHECK(fastlstm_forward_scratch_size(k->e, l, n, k->T, k->B) == -1);
+    CHECK(fastlstm_parallel_scratch_size(k->e, l, n, k->T, k->B, 1) == -1);
+    CHECK(fastlstm_trace_size(k->e, l, n, k->B) == -1);
+    CHECK(fastlstm_trace_canonical_size(l, n, k->B) == -1);
+    CHECK(fastlstm_learner_scratch_size(k->e, l, n, k->B) == -1);
+    REFUSED(want, fastlstm_pack(k->e, l, n, k->params, k->packed));
+    REFUSED(want, fastlstm_unpack(k->e, l, n, k->packed, k->params));
+    REFUSED(want, fastlstm_forward(k->e, l, n, k->packed, k->batch, k->scratch, NULL, NULL));
+    REFUSED(want, fastlstm_forward_parallel(k->e, l, n, k->packed, k->batch, k->shared, 1, NULL, NULL));
+    REFUSED(want, fastlstm_prepare(k->e, l, n, k->packed, k->T, k->B, k->scratch));
+    REFUSED(want, fastlstm_trace_convert(k->e, l, n, k->B, k->traces, k->canonical, 0));
+    REFUSED(want, fastlstm_trace_convert(k->e, l, n, k->B, k->traces, k->canonical, 1));
+    k->learner->layers = l;
+    k->learner->n_layers = n;
+    refuse_learner(k, want);
+    *k->learner = k->pupil;
+}
+
+enum { SWITCHES = 8, CLIP = SWITCHES, SIZES, OFFSETS = SIZES + 3, STATES = OFFSETS + 6, FIELDS = STATES + 3 };
+#define AT(name) offsetof(fastlstm_layer, name)
+static const size_t field[FIELDS] = {
+    AT(kind), AT(gates), AT(peepholes), AT(gate_recurrence), AT(reverse), AT(gate_activation), AT(input_activation), AT(output_activation),
+    AT(clip), AT(input_size), AT(hidden_size), AT(block_size), AT(weight_ih), AT(weight_hh), AT(weight_gh), AT(bias_ih), AT(bias_hh),
+    AT(weight_peephole), AT(state_h), AT(state_c), AT(state_a)};
+
+static ptrdiff_t *size_field(fastlstm_layer *l, int j) { return (ptrdiff_t *)(void *)((char *)l + field[j]); }
+static int32_t *switch_field(fastlstm_layer *l, int j) { return (int32_t *)(void *)((char *)l + field[j]); }
+
+/* One field of layer d changed. */
+static void change(const kit *k, ptrdiff_t d, size_t at, double value, ptrdiff_t size, fastlstm_status want) {
+    const fastlstm_layer before = k->l[d];
+    for (int j = 0; j < FIELDS; j++)
+        if (field[j] == at) {
+            if (j < SWITCHES) *switch_field(k->l + d, j) = (int32_t)size;
+            else if (j == CLIP) k->l[d].clip = value;
+            else *size_field(k->l + d, j) = size;
+            snprintf(check_case, sizeof check_case, "layer %ld, field %d = %g or %ld", (long)d, j, value, (long)size);
+        }
+    if (want) refuse_net(k, k->l, k->n, want);
+    else CHECK(fastlstm_net_check(k->l, k->n) == FASTLSTM_OK);
+    k->l[d] = before;
+}
+
+static void net_tests(const fastlstm_engine *e) {
+    const int mark = memory_mark();
+    const fastlstm_status bad = FASTLSTM_BAD_LAYER, large = FASTLSTM_TOO_LARGE;
+    const net f = net_f(), r = net_r(5, 4);
+    watched = mark;
+    const kit k = kit_new(e, &f, 4, 3, 2);
+    refuse_net(&k, NULL, k.n, FASTLSTM_BAD_ARGUMENT);
+    refuse_net(&k, k.l, 0, FASTLSTM_BAD_ARGUMENT);
+    refuse_net(&k, k.l, -1, FASTLSTM_BAD_ARGUMENT);
+    refuse_net(&k, k.l, PTRDIFF_MIN, FASTLSTM_BAD_ARGUMENT);
+    refuse_net(&k, k.l, TWO31, large);
+    refuse_net(&k, k.l, TWO62, large);
+    refuse_net(&k, k.l, PTRDIFF_MAX, large);
+    for (ptrdiff_t d = 0; d < k.n; d++) {
+        const int lstm = d < 2;
+        for (int j = 0; j < 5; j++) { /* kind, gates and switches */
+            static const int32_t values[] = {-1, 2, 16, INT32_MAX, INT32_MIN};
+            for (ptrdiff_t v = 0; v < COUNT(values); v++)
+                if (j != 1 || (lstm && values[v] != 2)) change(&k, d, field[j], 0, values[v], bad);
+        }
+        for (int j = 5; j < SWITCHES; j++) /* activations */
+            for (int32_t v = 0; v < 6; v++) {
+                change(&k, d, field[j], 0, v, FASTLSTM_OK);
+                change(&k, d, field[j], 0, v < 3 ? -1 - v : v < 5 ? 3 + v : INT32_MIN, bad);
+            }
+        for (int j = SIZES; j < OFFSETS; j++) {
+            const ptrdiff_t values[] = {0, -1, PTRDIFF_MIN};
+            for (ptrdiff_t v = 0; v < COUNT(values); v++)
+                change(&k, d, field[j], 0, values[v], bad);
+        }
+        for (int j = OFFSETS; j < FIELDS; j++) {
+            const int exists = *size_field(k.l + d, j) >= 0 && (lstm || j < STATES), needed = exists && (j < OFFSETS + 3 || j >= OFFSETS + 5);
+            if (j < STATES || lstm) change(&k, d, field[j], 0, -2, bad);
+            if (j < STATES || lstm) change(&k, d, field[j], 0, PTRDIFF_MIN, bad);
+            if (needed) change(&k, d, field[j], 0, -1, bad);
+            if (exists) change(&k, d, field[j], 0, TWO31, FASTLSTM_OK);
+            if (exists) change(&k, d, field[j], 0, TWO62, large);
+            if (exists) change(&k, d, field[j], 0, PTRDIFF_MAX, large);
+        }
+        for (int off = -1; off <= 1; off += 2) { /* widths that do not chain, blocks that do not divide */
+            if (d) change(&k, d, AT(input_size), 0, k.l[d].input_size + off, bad);
+            if (d < 2) change(&k, d, AT(hidden_size), 0, k.l[d].hidden_size + 2 * off, bad);
+        }
+        if (!lstm) continue;
+        change(&k, d, AT(block_size), 0, 4, bad);
+        change(&k, d, AT(block_size), 0, 2 * k.l[d].hidden_size, bad);
+        change(&k, d, AT(block_size), 0, TWO31, bad);
+        change(&k, d, AT(gates), 0, 15, bad); /* coupled, and a forget gate or no input gate */
+        change(&k, d, AT(gates), 0, FASTLSTM_FORGET_GATE | FASTLSTM_COUPLED_GATES, bad);
+        change(&k, d, AT(gates), 0, FASTLSTM_COUPLED_GATES, bad);
+        change(&k, d, AT(gates), 0, FASTLSTM_OUTPUT_GATE | FASTLSTM_COUPLED_GATES, bad);
+        change(&k, d, AT(clip), NAN, 0, bad);
+        change(&k, d, AT(clip), 0, 0, bad);
+        change(&k, d, AT(clip), -0.0, 0, bad);
+        change(&k, d, AT(clip), -1, 0, bad);
+        change(&k, d, AT(clip), -INFINITY, 0, bad);
+        change(&k, d, AT(clip), 5e-324, 0, FASTLSTM_OK);
+    }
+    change(&k, 0, AT(input_size), 0, 1, FASTLSTM_OK);
+    change(&k, 0, AT(input_size), 0, TWO31, FASTLSTM_OK);
+    change(&k, 0, AT(input_size), 0, TWO62, large);
+    change(&k, 0, AT(input_size), 0, PTRDIFF_MAX, large);
+    change(&k, 2, AT(hidden_size), 0, TWO31, FASTLSTM_OK);
+    change(&k, 2, AT(hidden_size), 0, TWO62, large);
+    change(&k, 2, AT(hidden_size), 0, PTRDIFF_MAX, large);
+    change(&k, 0, AT(gates), 0, 0, bad); /* weights of the gates that are gone */
+    change(&k, 0, AT(peepholes), 0, 0, bad);
+    change(&k, 1, AT(peepholes), 0, 1, bad);
+    change(&k, 0, AT(gate_recurrence), 0, 0, bad);
+    change(&k, 1, AT(gate_recurrence), 0, 1, bad);
+    change(&k, 1, AT(weight_gh), 0, 0, bad);
+    change(&k, 1, AT(weight_peephole), 0, 0, bad);
+    change(&k, 0, AT(bias_ih), 0, -1, bad); /* bias_hh alone */
+    change(&k, 0, AT(bias_hh), 0, -1, FASTLSTM_OK);
+    change(&k, 1, AT(bias_ih), 0, -1, FASTLSTM_OK);
+    change(&k, 2, AT(bias_ih), 0, -1, FASTLSTM_OK);
+    change(&k, 2, AT(block_size), 0, 2, bad);
+    change(&k, 2, AT(kind), 0, FASTLSTM_LSTM, bad);
+    change(&k, 1, AT(kind), 0, FASTLSTM_LINEAR, bad);
+    for (int j = OFFSETS + 1; j < STATES; j++)
+        if (j != OFFSETS + 3) change(&k, 2, field[j], 0, 0, bad);
+    for (ptrdiff_t d = 0; d < 3; d++)
+        change(&k, d, AT(reverse), 0, 1, bad);
+    memory_release(mark);
+
+    const kit both = kit_new(e, &r, 4, 3, 2);
+    snprintf(check_case, sizeof check_case, "both directions");
+    refuse_learner(&(kit){.e = e}, FASTLSTM_BAD_ARGUMENT); /* no learner at all */
+    *both.learner = both.pupil;
+    both.learner->scratch = both.scratch;
+    refuse_learner(&both, bad);
+    change(&both, 0, AT(reverse), 0, 1, bad); /* first, and twice */
+    change(&both, 1, AT(reverse), 0, 0, bad);
+    change(&both, 2, AT(reverse), 0, 1, bad);
+    change(&both, 0, AT(kind), 0, FASTLSTM_LINEAR, bad);
+    for (int off = -1; off <= 1; off += 2) {
+        change(&both, 0, AT(input_size), 0, 3 + off, bad);
+        change(&both, 1, AT(input_size), 0, 3 + off, bad);
+        change(&both, 1, AT(hidden_size), 0, 4 + off, bad);
+        change(&both, 2, AT(input_size), 0, 9 + off, bad);
+    }
+    change(&both, 2, AT(input_size), 0, 4, bad); /* the width of one of them */
+    change(&both, 2, AT(input_size), 0, 5, bad);
+    refuse_net(&both, both.l + 1, 2, bad);
+    memory_release(mark);
+}
+
+/* ---- Batches ---- */
+
+static void refuse_batch(const kit *k, fastlstm_status want, fastlstm_status parallel, fastlstm_status run) {
+    REFUSED(want, fastlstm_forward(k->e, k->l, k->n, k->packed, k->batch, k->scratch, NULL, NULL));
+    REFUSED(parallel, fastlstm_forward_parallel(k->e, k->l, k->n, k->packed, k->batch, k->shared, k->threads, NULL, NULL));
+    if (run) REFUSED(run, fastlstm_run(k->ready, k->batch, NULL, NULL));
+    *k->batch = k->good;
+}
+
+static int stop(void *context) {
+    ++*(int *)context;
+    return 1;
+}
+
+static void batch_tests(const fastlstm_engine *e, const net *m) {
+    const int mark = memory_mark(), reverse = m->l[1].reverse;
+    const fastlstm_status wrong = FASTLSTM_BAD_ARGUMENT, large = FASTLSTM_TOO_LARGE;
+    const ptrdiff_t below[] = {0, -1, PTRDIFF_MIN}, beyond[] = {TWO62, PTRDIFF_MAX - 1, PTRDIFF_MAX};
+    watched = mark;
+    const kit k = kit_new(e, m, 4, 3, 2);
+    fastlstm_batch *const b = k.batch;
+    snprintf(check_case, sizeof check_case, "batches, %s directions", reverse ? "both" : "no");
+#define BATCH(name, value) (b->name = (value), refuse_batch(&k, wrong, wrong, wrong))
+    for (int j = 0; j < 3; j++) {
+        BATCH(steps, below[j]);
+        BATCH(lanes, below[j]);
+        b->steps = beyond[j];
+        refuse_batch(&k, large, large, reverse ? wrong : FASTLSTM_OK);
+        b->lanes = beyond[j];
+        refuse_batch(&k, large, large, wrong);
+        b->all_lanes = PTRDIFF_MAX;
+        BATCH(lanes, below[j]); /* all_lanes - lanes may not fit */
+        b->all_lanes = PTRDIFF_MAX;
+        if (j) BATCH(first_lane, beyond[j]);
+    }
+    BATCH(x, NULL);
+    BATCH(y, NULL);
+    BATCH(state, NULL);
+    BATCH(first_lane, -1);
+    BATCH(first_lane, PTRDIFF_MIN);
+    BATCH(first_lane, 1); /* of all lanes */
+    BATCH(first_lane, PTRDIFF_MAX);
+    BATCH(all_lanes, -1);
+    BATCH(all_lanes, PTRDIFF_MIN);
+    BATCH(all_lanes, 1);
+    BATCH(all_lanes, k.B - 1);
+    b->all_lanes = k.B;
+    BATCH(first_lane, 1);
+    b->all_lanes = k.B;
+    BATCH(first_lane, -1);
+    for (ptrdiff_t lane = 0; lane < k.B; lane++) {
+        const int64_t was = k.lengths[lane], values[] = {0, -1, k.T + 1, (int64_t)1 << 32, INT64_MAX, INT64_MIN};
+        for (int j = 0; j < 6; j++) {
+            k.lengths[lane] = values[j];
+            BATCH(lengths, k.lengths);
+        }
+        k.lengths[lane] = was;
+    }
+    for (int bad = 0; bad < 5; bad++) {
+        REFUSED(wrong, fastlstm_forward(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, b), OR(4, k.scratch), NULL, NULL));
+        REFUSED(wrong, fastlstm_forward_parallel(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, b), OR(4, k.shared), 2, NULL, NULL));
+        if (bad != 3) REFUSED(wrong, fastlstm_prepare(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), k.T, k.B, OR(4, k.scratch)));
+    }
+    REFUSED(wrong, fastlstm_run(NULL, b, NULL, NULL));
+    REFUSED(wrong, fastlstm_run(k.ready, NULL, NULL, NULL));
+    for (int j = 0; j < 3; j++) {
+        REFUSED(wrong, fastlstm_prepare(e, k.l, k.n, k.packed, below[j], k.B, k.scratch));
+        REFUSED(wrong, fastlstm_prepare(e, k.l, k.n, k.packed, k.T, below[j], k.scratch));
+        REFUSED(large, fastlstm_prepare(e, k.l, k.n, k.packed, beyond[j], k.B, k.scratch));
+        REFUSED(large, fastlstm_prepare(e, k.l, k.n, k.packed, k.T, beyond[j], k.scratch));
+        REFUSED(large, fastlstm_prepare(e, k.l, k.n, k.packed, TWO31, TWO31, k.scratch));
+    }
+    for (int off = -1; off <= 1; off += 2) { /* other lanes than prepared for */
+        b->lanes = k.B + off;
+        REFUSED(wrong, fastlstm_run(k.ready, b, NULL, NULL));
+        *b = k.good;
+    }
+    const int threads[] = {0, -1, INT_MIN, (int)k.B + 1, INT_MAX};
+    for (int j = 0; j < 5; j++) {
+        REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, threads[j], NULL, NULL));
+        CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, k.T, k.B, threads[j]) == -1);
+    }
+    b->lanes = TWO31;
+    REFUSED(large, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, INT_MAX, NULL, NULL));
+    *b = k.good;
+    b->all_lanes = k.B; /* all, but said to be a part */
+    REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, 1, NULL, NULL));
+    CHECK(CALL(fastlstm_forward(e, k.l, k.n, k.packed, b, k.scratch, NULL, NULL)) == FASTLSTM_OK);
+    b->lanes = k.B - 1; /* lengths of lanes that are not run are not read */
+    b->first_lane = 1;
+    b->lengths = k.lengths;
+    k.lengths[0] = INT64_MIN;
+    CHECK(CALL(fastlstm_forward(e, k.l, k.n, k.packed, b, k.scratch, NULL, NULL)) == FASTLSTM_OK);
+    *b = k.good;
+    if (reverse) {
+        b->steps = k.T + 1;
+        REFUSED(wrong, fastlstm_run(k.ready, b, NULL, NULL));
+    } else { /* any number of steps: here all of the same rows, until poll is asked */
+        int calls = 0;
+        b->steps = PTRDIFF_MAX;
+        b->x_step = b->y_step = 0;
+        CHECK(CALL(fastlstm_run(k.ready, b, stop, &calls)) == FASTLSTM_INTERRUPTED);
+        CHECK(calls == 1);
+    }
+    memory_release(mark);
+}
+
+/* ---- Learners ---- */
+
+static void learner_tests(const fastlstm_engine *e) {
+    const int mark = memory_mark();
+    const fastlstm_status wrong = FASTLSTM_BAD_ARGUMENT, large = FASTLSTM_TOO_LARGE;
+    const ptrdiff_t below[] = {0, -1, PTRDIFF_MIN}, beyond[] = {TWO62, PTRDIFF_MAX - 1, PTRDIFF_MAX};
+    const net f = net_f();
+    watched = mark;
+    kit k = kit_new(e, &f, 4, 3, 1);
+    k.pupil.scratch = real_new(k.bits, fastlstm_learner_scratch_size(e, k.l, k.n, k.B));
+    fastlstm_learner *const m = k.learner;
+    *m = k.pupil;
+#define LEARNER(name, value, want) (snprintf(check_case, sizeof check_case, "learner: " #name " = " #value), m->name = (value), refuse_learner(&k, want), *m = k.pupil)
+    LEARNER(engine, NULL, wrong);
+    LEARNER(layers, NULL, wrong);
+    LEARNER(weights, NULL, wrong);
+    LEARNER(traces, NULL, wrong);
+    LEARNER(state, NULL, wrong);
+    LEARNER(scratch, NULL, wrong);
+    for (int j = 0; j < 3; j++) {
+        LEARNER(n_layers, below[j], wrong);
+        LEARNER(n_layers, beyond[j], large);
+        LEARNER(lanes, below[j], wrong);
+        LEARNER(lanes, beyond[j], large);
+        if (j) LEARNER(chunk, below[j], wrong);
+    }
+    LEARNER(chunk, 0, wrong); /* without memory for the gradient */
+    LEARNER(chunk, 2, wrong);
+    LEARNER(chunk, PTRDIFF_MAX, wrong);
+    LEARNER(update, 0, wrong);
+    LEARNER(momentum, 0.5, wrong); /* without velocity */
+    LEARNER(momentum, -1e-300, wrong);
+    LEARNER(momentum, NAN, wrong);
+    LEARNER(loss, -1, wrong);
+    LEARNER(loss, 5, wrong);
+    LEARNER(loss, INT32_MAX, wrong);
+    LEARNER(loss, INT32_MIN, wrong);
+    for (int prepared = 0; prepared < 2; prepared++) {
+        snprintf(check_case, sizeof check_case, "arguments of a learner %s", prepared ? "prepared" : "not prepared");
+        if (prepared) CHECK(CALL(fastlstm_learner_reset(m, NULL)) == FASTLSTM_OK && m->prepared);
+        for (int bad = 0; bad < 4; bad++) {
+            REFUSED(wrong, fastlstm_learner_run(OR(0, m), k.T, OR(1, k.x), k.classes, NULL, OR(2, k.y), OR(3, k.done), NULL, NULL));
+            if (bad < 3) REFUSED(wrong, fastlstm_learner_forward(OR(0, m), OR(1, k.x), OR(2, k.y)));
+        }
+        for (int j = 0; j < 3; j++) {
+            REFUSED(wrong, fastlstm_learner_run(m, below[j], k.x, k.classes, NULL, k.y, k.done, NULL, NULL));
+            REFUSED(large, fastlstm_learner_run(m, beyond[j], k.x, k.classes, NULL, k.y, k.done, NULL, NULL));
+            REFUSED(large, fastlstm_learner_run(m, beyond[j], k.x, NULL, NULL, k.y, k.done, NULL, NULL));
+        }
+        for (ptrdiff_t j = 0; j < k.T * k.B; j++) {
+            const int64_t was = k.classes[j], values[] = {-2, k.O, (int64_t)1 << 32, -((int64_t)1 << 32), INT64_MAX, INT64_MIN};
+            for (int v = 0; v < 6; v++) {
+                k.classes[j] = values[v];
+                REFUSED(wrong, fastlstm_learner_run(m, k.T, k.x, k.classes, NULL, k.y, k.done, NULL, NULL));
+            }
+            k.classes[j] = was;
+        }
+    }
+    snprintf(check_case, sizeof check_case, "learner");
+    CHECK(CALL(fastlstm_learner_run(m, k.T, k.x, k.classes, NULL, k.y, k.done, NULL, NULL)) == FASTLSTM_OK && *k.done == k.T);
+    m->momentum = 0.5; /* may change when prepared, but asks for velocity */
+    refuse_learner(&k, wrong);
+    memory_release(mark);
+}
+
+/* ---- The other functions ---- */
+
+static void other_tests(const fastlstm_engine *e) {
+    const int mark = memory_mark();
+    const fastlstm_status wrong = FASTLSTM_BAD_ARGUMENT, large = FASTLSTM_TOO_LARGE;
+    const ptrdiff_t refused[] = {0, -1, PTRDIFF_MIN, TWO62, PTRDIFF_MAX - 1, PTRDIFF_MAX};
+    const net f = net_f();
+    watched = mark;
+    const kit k = kit_new(e, &f, 4, 3, 2);
+    snprintf(check_case, sizeof check_case, "other functions");
+    for (int bad = 0; bad < 4; bad++) {
+        REFUSED(wrong, fastlstm_pack(OR(0, e), OR(1, k.l), k.n, OR(2, k.params), OR(3, k.packed)));
+        REFUSED(wrong, fastlstm_unpack(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, k.params)));
+        REFUSED(wrong, fastlstm_trace_convert(OR(0, e), OR(1, k.l), k.n, k.B, OR(2, k.traces), OR(3, k.canonical), bad & 1));
+        REFUSED(wrong, fastlstm_sgd(OR(0, e), 3, OR(1, k.x), OR(2, k.params), OR(3, k.packed), 1, 0.5));
+    }
+    for (int j = 0; j < 6; j++) {
+        const ptrdiff_t n = refused[j];
+        REFUSED(j < 3 ? wrong : large, fastlstm_trace_convert(e, k.l, k.n, n, k.traces, k.canonical, 1));
+        CHECK(fastlstm_state_size(k.l, k.n, n) == -1);
+        CHECK(fastlstm_trace_size(e, k.l, k.n, n) == -1 && fastlstm_trace_canonical_size(k.l, k.n, n) == -1);
+        CHECK(fastlstm_learner_scratch_size(e, k.l, k.n, n) == -1);
+        CHECK(fastlstm_forward_scratch_size(e, k.l, k.n, n, 3) == -1 && fastlstm_forward_scratch_size(e, k.l, k.n, 3, n) == -1);
+        for (int threads = 1; threads <= 3; threads++)
+            CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, n, 3, threads) == -1 && fastlstm_parallel_scratch_size(e, k.l, k.n, 3, n, threads) == -1);
+    }
+    CHECK(fastlstm_packed_size(NULL, k.l, k.n) == -1 && fastlstm_forward_scratch_size(NULL, k.l, k.n, 1, 1) == -1);
+    CHECK(fastlstm_parallel_scratch_size(NULL, k.l, k.n, 1, 1, 1) == -1 && fastlstm_trace_size(NULL, k.l, k.n, 1) == -1);
+    CHECK(fastlstm_learner_scratch_size(NULL, k.l, k.n, 1) == -1);
+    CHECK(fastlstm_forward_scratch_size(e, k.l, k.n, 3, TWO31) > TWO31 && fastlstm_learner_scratch_size(e, k.l, k.n, TWO31) > TWO31);
+    REFUSED(wrong, fastlstm_sgd(e, -1, k.x, k.params, NULL, 1, 0));
+    REFUSED(wrong, fastlstm_sgd(e, PTRDIFF_MIN, k.x, k.params, NULL, 1, 0));
+    REFUSED(wrong, fastlstm_sgd(e, 3, k.x, k.params, NULL, 1, NAN));
+    REFUSED(FASTLSTM_OK, fastlstm_sgd(e, 0, NULL, NULL, NULL, 1, 0));
+    memory_release(mark);
+}
+
+static void engine_tests(void) {
+    const char *isa, *const names[] = {"", " ", "AVX2", "avx", "avx22", "generic ", "genericc", "gener"};
+    const int bits[] = {0, 1, -1, 31, 33, -32, 63, 65, -64, 128, 96, INT_MAX, INT_MIN}, outside[] = {-1, -2, INT_MIN, INT_MAX, 100};
+    int n = 0;
+    snprintf(check_case, sizeof check_case, "engines");
+    for (; (isa = fastlstm_isa_name(n)) != NULL; n++)
+        for (int wide = 32; wide <= 64; wide += 32) {
+            const fastlstm_engine *e = fastlstm_engine_select(isa, wide);
+            CHECK(e && strcmp(fastlstm_engine_isa(e), isa) == 0 && fastlstm_engine_bits(e) == wide);
+            CHECK(n || e == fastlstm_engine_select(NULL, wide));
+        }
+    CHECK(n > 0 && strcmp(fastlstm_isa_name(n - 1), "generic") == 0);
+    for (int j = 0; j < 5; j++)
+        CHECK(!fastlstm_isa_name(outside[j]) && !fastlstm_isa_name(n + j));
+    for (ptrdiff_t j = 0; j < COUNT(bits); j++)
+        CHECK(!fastlstm_engine_select(NULL, bits[j]) && !fastlstm_engine_select("generic", bits[j]));
+    for (ptrdiff_t j = 0; j < COUNT(names); j++)
+        CHECK(!fastlstm_engine_select(names[j], 32) && !fastlstm_engine_select(names[j], 64));
+    for (int j = 0; j <= FASTLSTM_INTERRUPTED; j++) {
+        CHECK(*fastlstm_status_string((fastlstm_status)j));
+        for (int i = 0; i <= 6; i++)
+            CHECK(i == j || strcmp(fastlstm_status_string((fastlstm_status)i), fastlstm_status_string((fastlstm_status)j)) != 0);
+    }
+}
+
+/* ---- What is told to be enough ---- */
+
+/* A batch run whole and in shares, each in memory of its own size; `same`: the shares' bits must be those of the whole. */
+static void check_shares(const kit *k, int same) {
+    const ptrdiff_t y_bytes = k->T * k->B * k->O * (k->bits / 8), state_bytes = fastlstm_state_size(k->l, k->n, k->B) * (k->bits / 8);
+    char *state = memcpy(memory_new((size_t)state_bytes), k->state, (size_t)state_bytes), *y = memory_new((size_t)y_bytes);
+    const ptrdiff_t told = fastlstm_parallel_scratch_size(k->e, k->l, k->n, k->T, k->B, k->threads);
+    CHECK(told % (16 * k->threads) == 0);
+    CHECK(CALL(fastlstm_forward(k->e, k->l, k->n, k->packed, k->batch, k->scratch, NULL, NULL)) == FASTLSTM_OK);
+    for (int way = 0; way < (k->threads > 1 ? 2 : 1); way++) {
+        fastlstm_batch batch = k->good;
+        batch.y = memset(y, 0xff, (size_t)y_bytes);
+        batch.state = memory_new((size_t)state_bytes);
+        batch.lengths = k->batch->lengths;
+        memcpy(batch.state, state, (size_t)state_bytes);
+        for (int part = 0; way && part < k->threads; part++) {
+            batch.all_lanes = k->B;
+            batch.first_lane = k->B * part / k->threads;
+            batch.lanes = k->B * (part + 1) / k->threads - batch.first_lane;
+            const ptrdiff_t size = fastlstm_forward_scratch_size(k->e, k->l, k->n, k->T, batch.lanes);
+            CHECK(size > 0 && size <= told / k->threads);
+            CHECK(CALL(fastlstm_forward(k->e, k->l, k->n, k->packed, &batch, real_new(k->bits, size), NULL, NULL)) == FASTLSTM_OK);
+        }
+        if (!way) CHECK(CALL(fastlstm_forward_parallel(k->e, k->l, k->n, k->packed, &batch, k->shared, k->threads, NULL, NULL)) == FASTLSTM_OK);
+        CHECK(!same || (memcmp(y, k->y, (size_t)y_bytes) == 0 && memcmp(batch.state, k->state, (size_t)state_bytes) == 0));
+    }
+}
+
+static void share_tests(void) {
+    const int mark = memory_mark();
+    for (ptrdiff_t B = 1; B <= 11; B += 2)
+        for (int threads = 1; threads <= B; threads += 1 + threads / 2)
+            for (int n = 0; n < 4; n++) {
+                const net nets[4] = {net_f(), net_r(5, 4), net_r(1, 17), net_r(17, 1)};
+                const fastlstm_engine *e = fastlstm_engine_select(threads % 3 ? NULL : "generic", B % 2 ? 32 : 64);
+                const kit k = kit_new(e, nets + n, n + threads % 2 ? 3 : 66, B, threads);
+                snprintf(check_case, sizeof check_case, "net %d, %d shares of %ld lanes", n, threads, (long)B);
+                if (B % 3 == 0) k.batch->lengths = k.lengths;
+                check_shares(&k, 1);
+                memory_release(mark);
+            }
+}
+
+/* ---- Any networks ---- */
+
+static long arrays, valid, runs;
+static int isas;
+
+static void change_any(fastlstm_layer *l) {
+    static const int32_t values[] = {INT32_MIN, -1, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 9, 13, 15, 16, INT32_MAX};
+    static const double clips[] = {NAN, 0, -1, -INFINITY, INFINITY, 1e-300, 1, 1e300};
+    const ptrdiff_t sizes[] = {PTRDIFF_MIN, -2, -1, -1, 0, 1, 2, 3, 4, 5, 6, 8, 16, 17, 64, 1000, 1 << 20, TWO31 - 1, TWO31, TWO31 << 9, TWO31 << 15,
+                               TWO31 << 22, TWO31 << 23, (TWO31 << 23) + 1, TWO31 << 25, TWO62, PTRDIFF_MAX - 1, PTRDIFF_MAX};
+    const int j = (int)random_below(FIELDS);
+    if (j < SWITCHES) *switch_field(l, j) = values[random_below(COUNT(values))];
+    else if (j == CLIP) l->clip = clips[random_below(COUNT(clips))];
+    else *size_field(l, j) = sizes[random_below(COUNT(sizes))];
+}
+
+/* What the header says of one layer; its counts in double (gates, rows, A) as far as they have a meaning. */
+static int contradicts(const fastlstm_layer *l, double *gates, double *rows, double *A) {
+    const int lstm = l->kind == FASTLSTM_LSTM, coupled = l->gates & FASTLSTM_COUPLED_GATES, i = l->gates & 1, f = l->gates >> 1 & 1, o = l->gates >> 2 & 1;
+    *gates = lstm ? i + f + o : 0;
+    *A = lstm && l->block_size > 0 ? *gates * (double)(l->hidden_size / l->block_size) : 0;
+    *rows = *A + (double)l->hidden_size;
+    if (!lstm || !l->gate_recurrence) *A = 0;
+    for (int j = 0; j < SWITCHES; j++)
+        if (*switch_field((fastlstm_layer *)l, j) < 0 || (j >= 5 && *switch_field((fastlstm_layer *)l, j) > 5)) return 1;
+    for (int j = SIZES; j < OFFSETS; j++)
+        if (*size_field((fastlstm_layer *)l, j) < 1) return 1;
+    if ((l->kind | l->peepholes | l->gate_recurrence | l->reverse) > 1 || l->weight_ih < 0 || l->bias_ih < -1 || l->bias_hh < -1) return 1;
+    if (!lstm) return l->block_size != 1 || l->reverse || l->peepholes || l->gate_recurrence || l->weight_hh != -1 || l->weight_gh != -1 ||
+                      l->bias_hh != -1 || l->weight_peephole != -1 || l->state_a < -1;
+    if (l->gates > 15 || (coupled && (f || !i)) || l->hidden_size % l->block_size || !(l->clip > 0)) return 1;
+    return l->weight_hh < 0 || l->weight_gh < -1 || (l->weight_gh >= 0) != (*A > 0) || l->weight_peephole < -1 || (l->bias_hh >= 0 && l->bias_ih < 0) ||
+           (l->weight_peephole >= 0) != (l->peepholes && *gates > 0) || l->state_h < 0 || l->state_c < 0 || l->state_a < (*A > 0 ? 0 : -1);
+}
+
+static void reach(double *most, ptrdiff_t at, double size) {
+    if (at >= 0 && size > 0 && (double)at + size > *most) *most = (double)at + size;
+}
+
+/* A learner's run in memory of exactly the sizes told. */
+static void check_learner(kit *k) {
+    fastlstm_learner *m = k->learner;
+    const ptrdiff_t packed = fastlstm_packed_size(k->e, k->l, k->n), bytes = packed * (k->bits / 8);
+    m->loss = (int32_t)random_below(5);
+    m->update = (int32_t)random_below(2);
+    m->chunk = random_below(3);
+    m->momentum = random_below(2) ? 0.5 : 0;
+    m->scratch = real_new(k->bits, fastlstm_learner_scratch_size(k->e, k->l, k->n, k->B));
+    if (!m->update || m->chunk != 1) m->gradient = memset(real_new(k->bits, packed), 0, (size_t)bytes);
+    if (m->update && m->momentum != 0) m->velocity = memset(real_new(k->bits, packed), 0, (size_t)bytes);
+    const void *targets = m->loss == FASTLSTM_CROSS_ENTROPY ? (void *)k->classes : filled(k->bits, k->T * k->B * k->O);
+    const uint8_t *reset = random_below(2) ? memset(memory_new((size_t)(k->T * k->B)), 1, (size_t)(k->T * k->B / 2)) : NULL;
+    CHECK(CALL(fastlstm_learner_run(m, k->T, k->x, targets, reset, k->y, k->done, NULL, NULL)) == FASTLSTM_OK && *k->done == k->T);
+    CHECK(CALL(fastlstm_learner_forward(m, k->x, k->y)) == FASTLSTM_OK && CALL(fastlstm_learner_backward(m, k->y)) == FASTLSTM_OK);
+    CHECK(CALL(fastlstm_learner_reset(m, reset)) == FASTLSTM_OK && CALL(fastlstm_learner_apply(m)) == FASTLSTM_OK);
+    CHECK(CALL(fastlstm_trace_convert(k->e, k->l, k->n, k->B, k->traces, k->canonical, 1)) == FASTLSTM_OK);
+    CHECK(CALL(fastlstm_unpack(k->e, k->l, k->n, k->packed, k->params)) == FASTLSTM_OK);
+}
+
+static void any_net(const kit *other) {
+    const ptrdiff_t widths[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 18, 33}, many[] = {0, -1, 70, TWO31, TWO31 << 10, TWO62, PTRDIFF_MAX};
+    const ptrdiff_t n = 1 + random_below(4), mutations = random_below(4) ? random_below(3) : random_below(12);
+    const fastlstm_engine *e = fastlstm_engine_select(fastlstm_isa_name((int)random_below(isas)), random_below(2) ? 32 : 64);
+    const ptrdiff_t T = random_below(8) ? 1 + random_below(4) : many[random_below(7)], B = random_below(8) ? 1 + random_below(5) : many[random_below(7)];
+    int bad = 0, reverse = 0;
+    double gates, rows, A, params = 0, state = 0, traces = 0, load = 0;
+    net m = {0};
+    arrays++;
+    for (ptrdiff_t width = widths[random_below(15)]; m.n < n; width = width_out(&m)) {
+        const ptrdiff_t H = widths[random_below(15)];
+        fastlstm_layer l = lstm(width, H, H % 3 ? H % 2 ? 1 : 2 : 3, gate_sets[random_below(10)]);
+        l.peepholes = (int32_t)random_below(2);
+        l.gate_recurrence = (int32_t)random_below(2);
+        l.gate_activation = (int32_t)random_below(6);
+        if (random_below(4) == 0) l = linear(width, H, (int)random_below(6));
+        if (m.n && m.l[m.n - 1].kind == FASTLSTM_LSTM && !m.l[m.n - 1].reverse && l.kind == FASTLSTM_LSTM && random_below(4) == 0) {
+            l.input_size = m.l[m.n - 1].input_size;
+            l.reverse = 1;
+        }
+        add(&m, l, (int)random_below(3));
+    }
+    for (ptrdiff_t j = 0; j < mutations; j++)
+        change_any(m.l + random_below(n));
+    for (ptrdiff_t d = 0, width = 0; d < n && !bad; d++) {
+        const fastlstm_layer *l = m.l + d;
+        bad = contradicts(l, &gates, &rows, &A);
+        if (bad) break;
+        const double I = (double)l->input_size, H = (double)l->hidden_size, S = (double)l->block_size, M = (l->bias_ih >= 0) + (l->bias_hh >= 0) + I + H + A;
+        if (l->reverse) bad = !d || l[-1].reverse || l[-1].kind != FASTLSTM_LSTM || l[-1].input_size != l->input_size;
+        else bad = d && l->input_size != width;
+        width = l->hidden_size > TWO62 / 4 || (l->reverse && width > TWO62 / 4) ? TWO62 : l->hidden_size + (l->reverse ? width : 0);
+        reverse |= l->reverse;
+        const double sizes[] = {rows * I, rows * H, rows * A, rows, rows, gates * H};
+        for (int j = 0; j < 6; j++)
+            reach(&params, *size_field(m.l + d, OFFSETS + j), sizes[j]);
+        load += (H / S + 16) * (3 * S + 3) * (M + S + 8) * 64;
+        if (l->kind == FASTLSTM_LINEAR) continue;
+        reach(&state, l->state_h, H);
+        reach(&state, l->state_c, H);
+        reach(&state, l->state_a, A);
+        traces += M * H * (1 + (l->gates & 1) + (l->gates >> 1 & 1)) + (l->peepholes ? 2 * S * H : 0);
+    }
+    const fastlstm_status status = fastlstm_net_check(m.l, n);
+    snprintf(check_case, sizeof check_case, "array %ld: %ld layers, T %ld B %ld, status %d", arrays, (long)n, (long)T, (long)B, status);
+    const double most = ldexp(1, 62), steps = (double)T, lanes = (double)B;
+    CHECK(bad ? status == FASTLSTM_BAD_LAYER || status == FASTLSTM_TOO_LARGE : status == FASTLSTM_OK || status == FASTLSTM_TOO_LARGE);
+    if (!bad && load < ldexp(1, 44) && params + state < ldexp(1, 44)) CHECK(status == FASTLSTM_OK);
+    if (!bad && (params > most || state > most)) CHECK(status == FASTLSTM_TOO_LARGE);
+    const int threads = (int)(B > 0 && B < 100 ? 1 + random_below(B) : random_below(3));
+    ptrdiff_t size[] = {fastlstm_params_size(m.l, n), fastlstm_packed_size(e, m.l, n), fastlstm_state_size(m.l, n, B), fastlstm_trace_canonical_size(m.l, n, B),
+                        fastlstm_trace_size(e, m.l, n, B), fastlstm_learner_scratch_size(e, m.l, n, B), fastlstm_forward_scratch_size(e, m.l, n, T, B),
+                        fastlstm_parallel_scratch_size(e, m.l, n, T, B, threads)};
+    const double told[] = {params, 0, state * lanes, traces * lanes}, total = (load + params + state) * (lanes > 0 ? lanes : 1) * (steps > 0 ? steps : 1);
+    int small = !status;
+    for (int j = 0; j < 8; j++) {
+        const int counted = !status && (j < 2 || B > 0) && (j < 6 || T > 0) && (j < 7 || (threads > 0 && threads <= B));
+        CHECK(size[j] >= -1 && (counted || size[j] == -1));
+        if (counted && total < ldexp(1, 44)) CHECK(size[j] >= 0);
+        if (j < 4 && j != 1 && size[j] >= 0) CHECK((double)size[j] == told[j]);
+        if (j > 3 && size[j] >= 0) CHECK((double)size[j] >= (j == 4 ? traces * lanes : 1));
+        small &= size[j] >= 0 && size[j] < 100000;
+    }
+    if (status && arrays % 64 == 0) refuse_net(other, m.l, n, status);
+    valid += !status;
+    if (!small || T > 70 || B > 70 || load > 64e6 || (size[4] > 9000 && random_below(8))) return;
+    const int mark = memory_mark();
+    kit k = kit_new(e, &m, T, B, arrays % 512 ? 1 : threads);
+    runs++;
+    check_shares(&k, mutations == 0);
+    if (!reverse) check_learner(&k);
+    memory_release(mark);
+}
+
+int main(void) {
+    const int mark = memory_mark();
+    const net f = net_f(), r = net_r(5, 4);
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+    engine_tests();
+    for (int bits = 32; bits <= 64; bits += 32) {
+        const fastlstm_engine *e = fastlstm_engine_select(NULL, bits);
+        net_tests(e);
+        batch_tests(e, &f);
+        batch_tests(e, &r);
+        learner_tests(e);
+        other_tests(e);
+    }
+    share_tests();
+    watched = mark;
+    const kit other = kit_new(fastlstm_engine_select(NULL, 32), &f, 2, 1, 1);
+    while (fastlstm_isa_name(isas))
+        isas++;
+    while (arrays < 200000)
+        any_net(&other);
+    memory_release(mark);
+    printf("%ld arrays of layers, %ld of them networks\n", arrays, valid);
+    fastlstm_threads_release();
+    return report("run", runs);
+}
