@@ -41,7 +41,8 @@ class Case:
     given: bool = True
 
     def __str__(self):
-        return f"{self.inputs}-{self.hidden}x{self.layers},{describe(self.options)}"
+        start = "" if self.given else ",from zero"
+        return f"{self.inputs}-{self.hidden}x{self.layers},{describe(self.options)}{start}"
 
     def make(self, dtype):
         """The layer and the arguments of a call of it, x (T, B, I) or (B, T, I)."""

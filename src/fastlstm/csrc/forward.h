@@ -140,7 +140,13 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             row->act = NULL;
             work->running[n++] = b;
         }
-        fl_cell_rows(cell, work->rows, n);
+        /* All lanes at once, unless a step of them takes so long that Ctrl-C would wait. */
+        const ptrdiff_t most = FL_STEP_WORK / q->packed > 96 ? FL_STEP_WORK / q->packed : 96;
+        for (ptrdiff_t r = 0; r < n; r += most) {
+            const ptrdiff_t rows = n - r < most ? n - r : most;
+            fl_cell_rows(cell, work->rows + r, rows);
+            if (fl_interrupted(&work->patience, q->packed * rows)) return 1;
+        }
         for (ptrdiff_t r = 0; r < n; r++)
             work->h_prev[work->running[r]] = work->rows[r].y;
         if (A) {
@@ -148,7 +154,6 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             a_prev = a_next;
             a_next = swap;
         }
-        if (fl_interrupted(&work->patience, q->packed * n)) return 1;
     }
     for (ptrdiff_t b = 0; b < B; b++)
         fl_copy(h + b * H, work->h_prev[b], H);

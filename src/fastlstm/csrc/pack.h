@@ -3,30 +3,43 @@
 #ifndef FL_PACK_H
 #define FL_PACK_H
 
-/* Where parameter element (row-vector, unit lane, source) of a layer lies in the flat array; -1 in the padding. */
-FL_NOINLINE ptrdiff_t fl_param_offset(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t lane, ptrdiff_t n, ptrdiff_t k) {
+/* The parameter row of a row-vector's lane; the order there is i, f, g, o. -1 in the padding. */
+static ptrdiff_t fl_param_row(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t lane, ptrdiff_t n) {
     const ptrdiff_t j = group * VW + lane;
     if (j >= q->J) return -1;
-    ptrdiff_t row; /* in the order i, f, g, o */
-    if (l->kind == FASTLSTM_LINEAR) {
-        row = j;
-    } else if (n >= q->gates) { /* cell input of slot n - gates */
-        row = (q->i + q->f) * q->J + j * q->S + (n - q->gates);
-    } else if (q->o && n == q->gates - 1) {
-        row = (q->i + q->f) * q->J + q->H + j;
-    } else {
-        row = n * q->J + j;
+    if (l->kind == FASTLSTM_LINEAR) return j;
+    if (n >= q->gates) return (q->i + q->f) * q->J + j * q->S + (n - q->gates); /* cell input of slot n - gates */
+    if (q->o && n == q->gates - 1) return (q->i + q->f) * q->J + q->H + j;
+    return n * q->J + j;
+}
+
+/* Copies between one kind of sources, `count` columns of a parameter matrix from offset `at`, and a group's panel, where
+   they begin at source k0. In tiles, so that the vectors that lanes write to in turn stay in cache. */
+static void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *panel, int back,
+                            ptrdiff_t at, ptrdiff_t k0, ptrdiff_t count) {
+    enum { TILE = 64 };
+    const ptrdiff_t stride = q->G * VW;
+    for (ptrdiff_t from = 0; from < count; from += TILE) {
+        const ptrdiff_t to = from + TILE < count ? from + TILE : count;
+        for (ptrdiff_t n = 0; n < q->G; n++)
+            for (ptrdiff_t lane = 0; lane < VW; lane++) {
+                const ptrdiff_t row = fl_param_row(l, q, group, lane, n);
+                REAL *w = panel + (k0 + from) * stride + n * VW + lane, *p = params + at + row * count;
+                if (row >= 0 && back)
+                    for (ptrdiff_t k = from; k < to; k++, w += stride)
+                        p[k] = *w;
+                else if (row >= 0)
+                    for (ptrdiff_t k = from; k < to; k++, w += stride)
+                        *w = p[k];
+                else if (!back)
+                    for (ptrdiff_t k = from; k < to; k++, w += stride)
+                        *w = 0;
+            }
     }
-    if (k < q->biases) return (k == 0 && l->bias_ih >= 0 ? l->bias_ih : l->bias_hh) + row;
-    k -= q->biases;
-    if (k < q->I) return l->weight_ih + row * q->I + k;
-    k -= q->I;
-    if (k < q->H) return l->weight_hh + row * q->H + k;
-    return l->weight_gh + row * q->A + (k - q->H);
 }
 
 /* Where peephole element (gate i, f, o = 0, 1, 2; slot v; lane) lies; -1 if there is none. */
-FL_NOINLINE ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t gate, ptrdiff_t v, ptrdiff_t lane) {
+static ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t gate, ptrdiff_t v, ptrdiff_t lane) {
     const int present[3] = {q->i, q->f, q->o};
     const ptrdiff_t j = group * VW + lane;
     ptrdiff_t row = 0;
@@ -42,14 +55,15 @@ FL_NOINLINE void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers
         const fastlstm_layer *l = layers + i;
         const fl_geometry q = fl_layer_geometry(l, VW);
         REAL *w = packed;
-        for (ptrdiff_t group = 0; group < q.groups; group++)
-            for (ptrdiff_t k = 0; k < q.M; k++)
-                for (ptrdiff_t n = 0; n < q.G; n++)
-                    for (ptrdiff_t lane = 0; lane < VW; lane++, w++) {
-                        const ptrdiff_t at = fl_param_offset(l, &q, group, lane, n, k);
-                        if (!back) *w = at < 0 ? 0 : params[at];
-                        else if (at >= 0) params[at] = *w;
-                    }
+        for (ptrdiff_t group = 0; group < q.groups; group++, w += q.panel) {
+            ptrdiff_t k = 0;
+            if (l->bias_ih >= 0) fl_copy_sources(l, &q, group, params, w, back, l->bias_ih, k++, 1);
+            if (l->bias_hh >= 0) fl_copy_sources(l, &q, group, params, w, back, l->bias_hh, k++, 1);
+            fl_copy_sources(l, &q, group, params, w, back, l->weight_ih, k, q.I);
+            if (l->kind == FASTLSTM_LINEAR) continue;
+            fl_copy_sources(l, &q, group, params, w, back, l->weight_hh, k + q.I, q.H);
+            fl_copy_sources(l, &q, group, params, w, back, l->weight_gh, k + q.I + q.H, q.A);
+        }
         for (ptrdiff_t group = 0; group < (l->peepholes ? q.groups : 0); group++)
             for (ptrdiff_t gate = 0; gate < 3; gate++)
                 for (ptrdiff_t v = 0; v < q.S; v++)

@@ -9,6 +9,8 @@
 
 /* Multiply-adds between two calls of `poll`: a few milliseconds on the slowest engine. */
 #define FL_POLL_WORK 8000000
+/* The same, at most, of lanes that take a step together: some tens of milliseconds. */
+#define FL_STEP_WORK 1000000000
 
 /* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
 #define FL_RUNNER_BYTES 320
