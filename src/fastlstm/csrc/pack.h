@@ -15,7 +15,7 @@ static ptrdiff_t fl_param_row(const fastlstm_layer *l, const fl_geometry *q, ptr
 
 /* Copies between one kind of sources, `count` columns of a parameter matrix from offset `at`, and a group's panel, where
    they begin at source k0. In tiles, so that the vectors that lanes write to in turn stay in cache. */
-static void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *panel, int back,
+FL_NOINLINE void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *panel, int back,
                             ptrdiff_t at, ptrdiff_t k0, ptrdiff_t count) {
     enum { TILE = 64 };
     const ptrdiff_t stride = q->G * VW;
