@@ -351,7 +351,7 @@ fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fast
     return FASTLSTM_OK;
 }
 
-static fastlstm_status learner_check(fastlstm_learner *m) {
+static fastlstm_status learner_check(const fastlstm_learner *m) {
     if (!m || !m->engine || (m->momentum != 0 && m->update && !m->velocity)) return FASTLSTM_BAD_ARGUMENT;
     if (m->prepared) return FASTLSTM_OK;
     const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
@@ -360,10 +360,13 @@ static fastlstm_status learner_check(fastlstm_learner *m) {
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
         m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;
-    if (!counts_fit(m->layers, m->n_layers, 1, m->lanes)) return FASTLSTM_TOO_LARGE;
-    m->engine->learner_prepare(m);
+    return counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
+}
+
+/* After all checks of a call: lay out the scratch, once. */
+static void learner_prepare(fastlstm_learner *m) {
+    if (!m->prepared) m->engine->learner_prepare(m);
     m->prepared = 1;
-    return FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_learner_run(fastlstm_learner *m, ptrdiff_t steps, const void *x, const void *targets, const uint8_t *reset,
@@ -377,6 +380,7 @@ fastlstm_status fastlstm_learner_run(fastlstm_learner *m, ptrdiff_t steps, const
         for (ptrdiff_t j = 0; j < steps * m->lanes; j++)
             if (classes[j] < -1 || classes[j] >= O) return FASTLSTM_BAD_ARGUMENT;
     }
+    learner_prepare(m);
     return m->engine->learner_run(m, steps, x, targets, reset, y, done, poll, context);
 }
 
@@ -384,26 +388,33 @@ fastlstm_status fastlstm_learner_forward(fastlstm_learner *m, const void *x, voi
     const fastlstm_status status = learner_check(m);
     if (status) return status;
     if (!x || !y) return FASTLSTM_BAD_ARGUMENT;
+    learner_prepare(m);
     m->engine->learner_forward(m, x, y);
     return FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_learner_backward(fastlstm_learner *m, const void *dy) {
     const fastlstm_status status = learner_check(m);
-    if (!status) m->engine->learner_backward(m, dy);
-    return status;
+    if (status) return status;
+    learner_prepare(m);
+    m->engine->learner_backward(m, dy);
+    return FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_learner_reset(fastlstm_learner *m, const uint8_t *mask) {
     const fastlstm_status status = learner_check(m);
-    if (!status) m->engine->learner_reset(m, mask);
-    return status;
+    if (status) return status;
+    learner_prepare(m);
+    m->engine->learner_reset(m, mask);
+    return FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_learner_apply(fastlstm_learner *m) {
     const fastlstm_status status = learner_check(m);
-    if (!status) m->engine->learner_apply(m);
-    return status;
+    if (status) return status;
+    learner_prepare(m);
+    m->engine->learner_apply(m);
+    return FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_sgd(const fastlstm_engine *engine, ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum) {
