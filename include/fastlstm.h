@@ -55,7 +55,7 @@ enum {
 /* One direction of one recurrent layer, or one linear layer. */
 typedef struct fastlstm_layer {
     int32_t kind;
-    int32_t gates;           /* LSTM: bit set of the gates that exist; COUPLED: f = 1 - i, without FORGET_GATE */
+    int32_t gates;           /* LSTM: bit set of the gates that exist; COUPLED: f = 1 - i, with INPUT_GATE, without FORGET_GATE */
     int32_t peepholes;       /* 0 or 1: gates read the cell states of their block (Gers et al. 2002) */
     int32_t gate_recurrence; /* 0 or 1: net inputs read the gate activations of the step before (1997) */
     int32_t reverse;         /* 1: reads time backwards; shares input and output rows with the layer before it */
@@ -68,7 +68,7 @@ typedef struct fastlstm_layer {
     ptrdiff_t weight_ih;       /* (R, I); LINEAR: (H, I) */
     ptrdiff_t weight_hh;       /* (R, H) */
     ptrdiff_t weight_gh;       /* (R, A): sources in the order i, f, o */
-    ptrdiff_t bias_ih, bias_hh; /* (R,); both are added; LINEAR: bias_ih alone */
+    ptrdiff_t bias_ih, bias_hh; /* (R,); both are added; bias_hh needs bias_ih; LINEAR: bias_ih alone */
     ptrdiff_t weight_peephole; /* (number of gates, H) in the order i, f, o */
     /* Where this layer's state lies in a state array, in elements per lane: h (B, H) starts at state_h * B. */
     ptrdiff_t state_h, state_c, state_a; /* (B, H), (B, H), (B, A); a exists with gate recurrence alone */

@@ -613,6 +613,30 @@ def test_two_learners_on_one_network(shared, momentum, isa, dtype):
     assert_close(net.state_dict(), wanted, "training")
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_optimizer_steps_by_itself_in_between(momentum, isa, dtype):
+    """With `grad` of the network; weights, velocity and rate are the same ones."""
+    net, xs, targets, _ = Case("", over({}, 9), steps=12).make(dtype)
+    layers, names = reference_layers(net)
+    rtrl, rate = ref.TruncatedRTRL(layers, "sse"), RATE
+    optimizer = fl.SGD(net, RATE, momentum, decay=0.9)
+    learner = fl.OnlineLearner(net, "sse", optimizer)
+    for t, (x, target) in enumerate(zip(xs[:, 0], targets[:, 0], strict=True)):
+        learner.step(x, target)
+        rtrl.step(x.astype(float)[None], target.astype(float)[None] if has_target(target) else None)
+        if has_target(target):
+            rtrl.step_sgd(rate, momentum)
+            rate *= 0.9
+        if t % 3 == 2:
+            net.grad[:] = 0.5
+            optimizer.step()
+            rtrl.grads = [{name: np.full_like(p, 0.5) for name, p in params.items()} for _, _, params in rtrl.layers]
+            rtrl.step_sgd(rate, momentum)
+            rate *= 0.9
+    assert_close(net.state_dict(), by_name([params for _, _, params in rtrl.layers], names), "training")
+    assert optimizer.lr == pytest.approx(rate)
+
+
 def test_a_learner_for_a_layer_of_a_network(dtype):
     """It learns that layer's slice of the parameters, and it keeps learning it when the layer joins a network."""
     results = []
@@ -759,7 +783,7 @@ def test_a_callable_that_raises_leaves_the_learner_as_it_was(isa, dtype):
         {"net": fl.LSTM(2, 3, bidirectional=True)},
         {"net": "net"},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_wrong_options(options):
     with pytest.raises((ValueError, TypeError), match="bidirectional|net" if "net" in options else next(iter(options))):

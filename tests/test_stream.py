@@ -242,7 +242,7 @@ def test_streams_share_no_state(isa, dtype):
     for t in range(7):
         for b, stream in enumerate(streams):
             assert_same_bits(stream.step(x[t, b]), wanted[t, b])
-        net(x[:t + 1])  # nor with the layer
+        net(x[: t + 1])  # nor with the layer
     streams[0].reset()
     assert_same_bits(streams[1].state, map_state(lambda a: a[:, 1:2], net(x)[1]))
 

@@ -376,6 +376,7 @@ static void other_tests(const fastlstm_engine *e) {
     CHECK(fastlstm_learner_scratch_size(NULL, k.l, k.n, 1) == -1);
     CHECK(fastlstm_forward_scratch_size(e, k.l, k.n, 3, TWO31) > TWO31 && fastlstm_learner_scratch_size(e, k.l, k.n, TWO31) > TWO31);
     REFUSED(wrong, fastlstm_sgd(e, -1, k.x, k.params, NULL, 1, 0));
+    REFUSED(FASTLSTM_TOO_LARGE, fastlstm_sgd(e, PTRDIFF_MAX, k.x, k.params, NULL, 1, 0));
     REFUSED(wrong, fastlstm_sgd(e, PTRDIFF_MIN, k.x, k.params, NULL, 1, 0));
     REFUSED(wrong, fastlstm_sgd(e, 3, k.x, k.params, NULL, 1, NAN));
     REFUSED(FASTLSTM_OK, fastlstm_sgd(e, 0, NULL, NULL, NULL, 1, 0));

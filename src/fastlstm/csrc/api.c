@@ -145,9 +145,10 @@ static int any_reverse(const fastlstm_layer *layers, ptrdiff_t n) {
     return 0;
 }
 
-/* Whether `lanes` (and `steps`) of the widest things of a network stay within the limit. */
+/* Whether `lanes` (and `steps`) of the widest things of a network, and its state, stay within the limit. */
 static int counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
     ptrdiff_t total = 0;
+    if (fastlstm_state_size(layers, n, lanes) < 0) return 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, 16);
         total = plus(total, plus(plus(times(q.groups, q.trace), times(q.groups, q.factors + q.acts)), q.M + 8 * q.H + 64 + 16 * q.G));
@@ -258,13 +259,22 @@ fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_l
 }
 
 static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes) {
-    if (!batch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || batch->lanes != lanes) return FASTLSTM_BAD_ARGUMENT;
+    if (!batch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || lanes <= 0 || batch->lanes != lanes)
+        return FASTLSTM_BAD_ARGUMENT;
     if (batch->first_lane < 0 || batch->all_lanes < 0 || (batch->all_lanes ? batch->first_lane > batch->all_lanes - lanes : batch->first_lane > 0))
         return FASTLSTM_BAD_ARGUMENT;
     if (batch->lengths)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
             if (batch->lengths[batch->first_lane + b] < 1 || batch->lengths[batch->first_lane + b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
     return FASTLSTM_OK;
+}
+
+/* Sizes before anything is read that they count. */
+static fastlstm_status whole_batch_check(const fastlstm_layer *layers, ptrdiff_t n_layers, const fastlstm_batch *batch) {
+    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    if (status) return status;
+    if (!batch || batch->steps <= 0 || batch->lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
+    return counts_fit(layers, n_layers, batch->steps, batch->lanes) ? batch_check(batch, batch->lanes) : FASTLSTM_TOO_LARGE;
 }
 
 fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context) {
@@ -278,8 +288,7 @@ fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlst
 
 fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                  const fastlstm_batch *batch, void *scratch, fastlstm_poll poll, void *context) {
-    fastlstm_status status = fastlstm_net_check(layers, n_layers);
-    if (!status) status = batch_check(batch, batch ? batch->lanes : 0);
+    fastlstm_status status = whole_batch_check(layers, n_layers, batch);
     if (!status) status = fastlstm_prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, scratch);
     return status ? status : engine->run(scratch, batch, poll, context);
 }
@@ -323,15 +332,14 @@ ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fa
     if (threads < 1 || threads > lanes || threads > 1 << 16) return -1;
     /* Shares differ by a lane, and fewer lanes may need more: they look further ahead. */
     const ptrdiff_t less = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, lanes / threads);
-    const ptrdiff_t more = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, (lanes + threads - 1) / threads);
+    const ptrdiff_t more = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, lanes / threads + (lanes % threads != 0));
     const ptrdiff_t size = less < 0 || more < 0 ? -1 : FL_MAX(less, more);
     return size < 0 || times(times(plus(size, 16), threads), 16) < 0 ? -1 : (size + 15) / 16 * 16 * threads;
 }
 
 fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                           const fastlstm_batch *batch, void *scratch, int threads, fastlstm_poll poll, void *context) {
-    fastlstm_status status = fastlstm_net_check(layers, n_layers);
-    if (!status) status = batch_check(batch, batch ? batch->lanes : 0);
+    const fastlstm_status status = whole_batch_check(layers, n_layers, batch);
     if (status) return status;
     if (!engine || !packed || !scratch || batch->all_lanes || threads < 1 || threads > batch->lanes) return FASTLSTM_BAD_ARGUMENT;
     const ptrdiff_t size = fastlstm_parallel_scratch_size(engine, layers, n_layers, batch->steps, batch->lanes, threads);
@@ -352,7 +360,7 @@ fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fast
 }
 
 static fastlstm_status learner_check(const fastlstm_learner *m) {
-    if (!m || !m->engine || (m->momentum != 0 && m->update && !m->velocity)) return FASTLSTM_BAD_ARGUMENT;
+    if (!m || !m->engine || m->pending < 0 || m->pending > FL_LIMIT || (m->momentum != 0 && m->update && !m->velocity)) return FASTLSTM_BAD_ARGUMENT;
     if (m->prepared) return FASTLSTM_OK;
     const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
     if (status) return status;
@@ -419,6 +427,7 @@ fastlstm_status fastlstm_learner_apply(fastlstm_learner *m) {
 
 fastlstm_status fastlstm_sgd(const fastlstm_engine *engine, ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum) {
     if (!engine || n < 0 || (n && (!weights || !gradient)) || (momentum != 0 && !velocity)) return FASTLSTM_BAD_ARGUMENT;
+    if (n > FL_LIMIT) return FASTLSTM_TOO_LARGE;
     engine->sgd(n, weights, gradient, velocity, lr, momentum);
     return FASTLSTM_OK;
 }
