@@ -449,7 +449,9 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "sizes", "options", "shapes"), SHAPES, ids=describe)
+@pytest.mark.parametrize(
+    ("kind", "sizes", "options", "shapes"), SHAPES, ids=[f"{k.__name__}{s},{describe(o)}" for k, s, o, _ in SHAPES]
+)
 def test_names_and_shapes(kind, sizes, options, shapes, dtype):
     layer = kind(*sizes, dtype=dtype, **options)
     state = layer.state_dict()

@@ -1,8 +1,8 @@
 /* Every public function with every argument bad in turn: the right status, and nothing written. The sizes of any network
    against sums made here; what is told to be enough is enough. */
-#include <limits.h>
+#include "reference.h" /* first: it says which POSIX it wants */
 
-#include "reference.h"
+#include <limits.h>
 
 #define TWO31 ((ptrdiff_t)INT32_MAX + 1)
 #define TWO62 (PTRDIFF_MAX / 2 + 1)
