@@ -8,7 +8,6 @@ import os
 
 import numpy as np
 
-cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
@@ -132,6 +131,7 @@ cdef const fastlstm_engine *engine_of(dtype):
 # ---- Threads: one, unless the user says otherwise ---------------------------------------------------------------------
 
 cdef int num_threads = 1
+cdef bint has_pool = False  # idle threads may exist
 
 
 def set_num_threads(n):
@@ -146,8 +146,10 @@ def get_num_threads():
 
 def before_fork():
     """Idle threads do not survive a fork."""
-    if num_threads > 1:
+    global has_pool
+    if has_pool:
         fastlstm_threads_release()
+    has_pool = False
 
 
 # Multiply-adds of a call below which waking another thread costs more than it brings.
@@ -195,8 +197,8 @@ cdef inline void *data(object a) noexcept:
 cdef class Parameters:
     """The flat parameter and gradient arrays of a layer, or a slice of those of the network it is part of.
 
-    A learner works on packed weights. While its weights are newer than the flat array it stands in `owners`, and every
-    reader asks it to write them back first (`fetch`); `version` counts changes, so that packed copies know their age.
+    A learner works on packed weights. While they are newer than the flat array it stands in `owners`: readers ask it
+    to write them back first (`fetch`). `version` counts changes, so that packed copies know their age.
     """
     cdef readonly Parameters parent
     cdef readonly Py_ssize_t offset, size
@@ -325,6 +327,8 @@ cdef class Network:
         cdef int threads = min(num_threads, batch.lanes)
         if self.n_packed * batch.steps * batch.lanes < PARALLEL_WORK:
             threads = 1
+        global has_pool
+        has_pool |= threads > 1
         scratch = self.new_scratch(batch.steps, batch.lanes, threads)
         batch.x, batch.y, batch.state = data(x), data(y), data(state)
         batch.x_step, batch.x_lane = self.input_size * batch.lanes, self.input_size
@@ -346,13 +350,9 @@ cdef class Network:
 
 # ---- Streams -----------------------------------------------------------------------------------------------------------
 
-# Steps that pass through a stack together in a stream's `run`; its scratch is made for them once.
 cdef enum:
-    RUN_STEPS = 64
-
-# Multiply-adds below which giving the GIL away and taking it back costs more than the work itself.
-cdef enum:
-    SMALL_WORK = 30000
+    RUN_STEPS = 64  # steps that pass through a stack together in `run`; the scratch is made for them once
+    SMALL_WORK = 30000  # multiply-adds below which giving the GIL away costs more than the work itself
 
 
 cdef class Stream:

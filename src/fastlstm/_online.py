@@ -101,7 +101,7 @@ class OnlineLearner(_core.Learner):
         lead = () if self.lanes == 1 and ndim_of(x) == 1 else (self.lanes,)
         x = as_input(x, "x", self.network.dtype, (*lead, self.network.input_size))
         if target is not None:
-            target = self._targets(target, lead, "target")[None]
+            target = self._targets(target, lead, "target")
         return self._learn(x[None], target, None)[0]
 
     def run(self, xs, targets=None, reset=None):
@@ -142,16 +142,16 @@ class OnlineLearner(_core.Learner):
         return y
 
     def _targets(self, targets, lead, name):
-        """Targets for outputs of shape (*lead, O): classes (*lead), or real numbers of the outputs' shape."""
+        """Targets for outputs (*lead, O), as (T, lanes) classes or (T, lanes, O) real numbers."""
         shape = (*lead, self.network.output_size)
         classes = self._loss == "cross_entropy"
-        if callable(self._loss):
+        if callable(self._loss):  # integers are classes, unless they have the outputs' shape
             targets = as_anything(targets, name, "biuf")
             classes = targets.dtype.kind in "iu"
-            if classes and targets.shape == shape:  # not classes after all
-                return targets
+            if classes and targets.shape == shape:
+                return targets.reshape(-1, self.lanes, shape[-1])
         if not classes:
-            return as_input(targets, name, self.network.dtype, shape)
+            return as_input(targets, name, self.network.dtype, shape).reshape(-1, self.lanes, shape[-1])
         targets = as_anything(targets, name, "iu")
         if targets.shape == (*lead, 1) and self.lanes == 1:
             targets = targets[..., 0]
@@ -160,14 +160,16 @@ class OnlineLearner(_core.Learner):
         low, high, last = targets.min(), targets.max(), self.network.output_size - 1
         if low < -1 or high > last:
             raise ValueError(f"{name} has classes from {low} to {high} and must have -1 to {last}")
-        return np.ascontiguousarray(targets, np.int64)
+        return np.ascontiguousarray(targets, np.int64).reshape(-1, self.lanes)
 
     def _run_callable(self, x, targets, reset, y):
         losses = []
         for t in range(len(x)):
             if reset is not None and reset[t].any():
                 self._reset(reset[t])
-            target = None if targets is None else self._target_of_step(targets[t])
+            target = None if targets is None else targets[t]
+            if target is not None and (target < 0 if target.ndim == 1 else np.isnan(target)).all():
+                target = None
             before = self.flat_state.copy()
             self._forward(x[t], y[t])
             dy = None
@@ -188,14 +190,6 @@ class OnlineLearner(_core.Learner):
             raise ValueError("loss must return a pair (loss, dy), a number and an array")
         loss = float(as_anything(result[0], "loss", "biuf"))
         return loss, as_input(result[1], "dy of the loss", self.network.dtype, y.shape)
-
-    def _target_of_step(self, target):
-        """A step's target for a callable, lanes first; None if it has none."""
-        whole = target.dtype.kind in "iu"
-        if not (target >= 0).any() if whole else np.isnan(target).all():
-            return None
-        width = () if whole and target.size == self.lanes else (self.network.output_size,)
-        return target.reshape(self.lanes, *width)
 
     def reset(self, mask=None):
         """An episode ends: zero the state and the traces of all lanes, or of those where `mask` (lanes,) is true.
