@@ -420,7 +420,7 @@ cdef class Stream:
         shape[0] = self.lanes
         shape[ndim - 1] = self.network.output_size
         if out is None:
-            y = cnp.PyArray_EMPTY(ndim, shape, self.typenum, 0)
+            y = cnp.PyArray_SimpleNew(ndim, shape, self.typenum)
         elif (type(out) is np_ndarray and cnp.PyArray_NDIM(<cnp.ndarray>out) == ndim and cnp.PyArray_TYPE(<cnp.ndarray>out) == self.typenum
               and cnp.PyArray_ISCARRAY(<cnp.ndarray>out) and cnp.PyArray_DIM(<cnp.ndarray>out, 0) == shape[0]
               and cnp.PyArray_DIM(<cnp.ndarray>out, ndim - 1) == shape[ndim - 1]):
@@ -597,7 +597,7 @@ cdef class Learner:
             return None
         shape[0] = self.lanes
         shape[ndim - 1] = self.network.output_size
-        y = cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
+        y = cnp.PyArray_SimpleNew(ndim, shape, typenum)
         cdef void *cx = data(x)
         cdef void *ct = data(target)
         cdef void *cy = data(y)
