@@ -7,13 +7,14 @@ PyTorch's, each against the same network in float64, and the ratio of their root
 import argparse
 
 import numpy as np
-import torch
 
 import fastlstm as fl
 
 
 def errors(rng, inputs, hidden, layers, steps, lanes):
     """float32 outputs minus float64 outputs: of fastlstm, and of PyTorch."""
+    import torch
+
     ours = fl.LSTM(inputs, hidden, layers, seed=int(rng.integers(2**31)))
     exact = fl.LSTM(inputs, hidden, layers, dtype="float64")
     theirs = torch.nn.LSTM(inputs, hidden, layers)
@@ -28,6 +29,8 @@ def errors(rng, inputs, hidden, layers, steps, lanes):
 
 
 def main():
+    import torch  # not at the top: asv imports every file here
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     rng = np.random.default_rng(parser.parse_args().seed)

@@ -693,7 +693,7 @@ def test_a_signal_handler_cannot_use_the_object_that_is_running():
     code = (
         INTERRUPT
         + """
-c, quiet = make(hidden=96, steps=8000, lanes=1), make(hidden=96, steps=8000, lanes=1)
+c, quiet = make(hidden=96, steps=40_000, lanes=1), make(hidden=96, steps=40_000, lanes=1)
 stream, learner, x, refused = c["stream"], c["learner"], c["x"][:1], {}
 state, zeros = stream.state, c["targets"][:1]
 
