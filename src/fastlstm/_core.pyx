@@ -486,7 +486,6 @@ cdef class Learner:
     cdef long long version
     cdef bint dirty, busy, elementwise
     cdef readonly object optimizer
-    cdef long long optimizer_version
 
     def __init__(self, Network network, Parameters parameters, int loss, optimizer, Py_ssize_t chunk, Py_ssize_t lanes):
         cdef Py_ssize_t traces = fastlstm_trace_size(network.engine, network.layers, network.n_layers, lanes)
@@ -504,7 +503,6 @@ cdef class Learner:
             self.velocity = aligned(network.n_packed, network.dtype)
         self.elementwise = loss in (LOSSES["mse"], LOSSES["sse"], LOSSES["binary_cross_entropy"])
         self.version = -1
-        self.optimizer_version = -1
         self.c.engine, self.c.layers, self.c.n_layers, self.c.lanes = network.engine, network.layers, network.n_layers, lanes
         self.c.weights, self.c.velocity, self.c.gradient = data(self.weights), data(self.velocity), data(self.gradient)
         self.c.traces, self.c.state, self.c.scratch = data(self.traces), data(self.flat_state), data(self.scratch)
@@ -524,14 +522,12 @@ cdef class Learner:
         if self.parameters.root().version != self.version:
             flat = np.ascontiguousarray(self.parameters.fetch())
             check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.weights)))
-            self.version = self.parameters.root().version
-            self.optimizer_version = -1  # whoever moved the weights may have moved the velocity
-        if self.optimizer is not None:
-            self.c.lr, self.c.momentum, self.c.decay = self.optimizer.lr, self.optimizer.momentum, self.optimizer.decay
-            if self.velocity is not None and self.optimizer.version != self.optimizer_version:
+            if self.velocity is not None:  # whoever moved the weights may have moved it too
                 flat = np.ascontiguousarray(self.optimizer.velocity_of(self.parameters))
                 check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.velocity)))
-                self.optimizer_version = self.optimizer.version
+            self.version = self.parameters.root().version
+        if self.optimizer is not None:
+            self.c.lr, self.c.momentum, self.c.decay = self.optimizer.lr, self.optimizer.momentum, self.optimizer.decay
         self.busy = True
         return 0
 

@@ -43,7 +43,6 @@ class SGD:
         self.lr = lr
         self._momentum = as_number(momentum, "momentum", 0, 1, high_in=False)
         self.decay = decay
-        self.version = 0  # counts changes of the velocity that learners have not made themselves
         self._velocity = np.zeros_like(net.parameters) if self._momentum else None
 
     @property
@@ -80,7 +79,6 @@ class SGD:
         weights = self.net._parameters.fetch()
         _core.sgd(weights, np.ascontiguousarray(self.net.grad), self._velocity, self._lr, self._momentum)
         self.net._parameters.changed()
-        self.version += 1
         self._lr *= self._decay
 
     def state_dict(self):
@@ -101,5 +99,4 @@ class SGD:
             velocity = as_input(state["velocity"], "velocity", self._velocity.dtype, self._velocity.shape)
             self._velocity[:] = velocity
         self._lr, self._decay = lr, decay
-        self.version += 1
         self.net._parameters.changed()
