@@ -95,8 +95,6 @@ fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_la
 /* The sequences of one forward call. Row (t, b) of x starts at x + t * x_step + b * x_lane. */
 typedef struct fastlstm_batch {
     ptrdiff_t steps, lanes;
-    ptrdiff_t first_lane, all_lanes; /* only lanes [first_lane, first_lane + lanes) of arrays laid out for all_lanes are run;
-                                        0, 0: all */
     const void *x;           /* rows of I elements; those beyond a lane's length are not read */
     ptrdiff_t x_step, x_lane;
     void *y;                 /* out: rows of the last layer's width; zero beyond a lane's length; no overlap with x */
@@ -110,12 +108,16 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
                                  const void *packed, const fastlstm_batch *batch, void *scratch, fastlstm_poll poll,
                                  void *context); /* poll may be NULL */
 
-/* Scratch elements for, and a call on, several threads: each runs its own share of the lanes, so the bits are those of one. */
+/* A call on several threads, each with its share of the lanes, or (by_units) of the units of every layer: the bits are
+   those of one. fastlstm_divide tells the fastest way with up to `threads`: how many, and *by_units. Shares of lanes need
+   as many lanes as threads; layers with gate recurrence cannot be divided by units. */
+int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes,
+                    int threads, int *by_units);
 ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
-                                         ptrdiff_t steps, ptrdiff_t lanes, int threads);
+                                         ptrdiff_t steps, ptrdiff_t lanes, int threads, int by_units);
 fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
-                                          const void *packed, const fastlstm_batch *batch, void *scratch, int threads,
-                                          fastlstm_poll poll, void *context); /* all lanes; poll runs on the caller's thread */
+                                          const void *packed, const fastlstm_batch *batch, void *scratch, int threads, int by_units,
+                                          fastlstm_poll poll, void *context); /* poll runs on the caller's thread */
 /* Ends idle threads; to be called before a fork, whose child could otherwise wait for them forever. */
 void fastlstm_threads_release(void);
 

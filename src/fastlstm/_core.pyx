@@ -33,7 +33,7 @@ cdef extern from "fastlstm.h" nogil:
         Py_ssize_t weight_ih, weight_hh, weight_gh, bias_ih, bias_hh, weight_peephole
         Py_ssize_t state_h, state_c, state_a
     ctypedef struct fastlstm_batch:
-        Py_ssize_t steps, lanes, first_lane, all_lanes
+        Py_ssize_t steps, lanes
         const void *x
         Py_ssize_t x_step, x_lane
         void *y
@@ -69,9 +69,11 @@ cdef extern from "fastlstm.h" nogil:
     Py_ssize_t fastlstm_packed_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t)
     fastlstm_status fastlstm_pack(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, void *)
     fastlstm_status fastlstm_unpack(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, void *)
-    Py_ssize_t fastlstm_parallel_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t, int)
+    int fastlstm_divide(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, int *)
+    Py_ssize_t fastlstm_parallel_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                                              int, int)
     fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *,
-                                              const fastlstm_batch *, void *, int, fastlstm_poll, void *)
+                                              const fastlstm_batch *, void *, int, int, fastlstm_poll, void *)
     void fastlstm_threads_release()
     fastlstm_status fastlstm_prepare(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, Py_ssize_t,
                                      Py_ssize_t, void *)
@@ -150,11 +152,6 @@ def before_fork():
     if has_pool:
         fastlstm_threads_release()
     has_pool = False
-
-
-# Multiply-adds of a call below which waking another thread costs more than it brings.
-cdef enum:
-    PARALLEL_WORK = 1000000
 
 
 # ---- Checks and status ----------------------------------------------------------------------------------------------
@@ -310,8 +307,8 @@ cdef class Network:
             raise ValueError(f"{lanes} lanes do not fit into memory")
         return aligned(size + 1, self.dtype)[:size]
 
-    def new_scratch(self, Py_ssize_t steps, Py_ssize_t lanes, int threads=1):
-        cdef Py_ssize_t size = fastlstm_parallel_scratch_size(self.engine, self.layers, self.n_layers, steps, lanes, threads)
+    def new_scratch(self, Py_ssize_t steps, Py_ssize_t lanes, int threads=1, int by_units=0):
+        cdef Py_ssize_t size = fastlstm_parallel_scratch_size(self.engine, self.layers, self.n_layers, steps, lanes, threads, by_units)
         if size < 0:
             raise ValueError(f"{steps} steps of {lanes} lanes do not fit into memory")
         return aligned(size, self.dtype)
@@ -323,13 +320,11 @@ cdef class Network:
         cdef list raised = []
         cdef Py_ssize_t first = x.shape[0], second = x.shape[1]
         batch.steps, batch.lanes = (second, first) if batch_first else (first, second)
-        batch.first_lane = batch.all_lanes = 0
-        cdef int threads = min(num_threads, batch.lanes)
-        if self.n_packed * batch.steps * batch.lanes < PARALLEL_WORK:
-            threads = 1
+        cdef int by_units = 0
+        cdef int threads = fastlstm_divide(self.engine, self.layers, self.n_layers, batch.steps, batch.lanes, num_threads, &by_units)
         global has_pool
         has_pool |= threads > 1
-        scratch = self.new_scratch(batch.steps, batch.lanes, threads)
+        scratch = self.new_scratch(batch.steps, batch.lanes, threads, by_units)
         batch.x, batch.y, batch.state = data(x), data(y), data(state)
         batch.x_step, batch.x_lane = self.input_size * batch.lanes, self.input_size
         batch.y_step, batch.y_lane = self.output_size * batch.lanes, self.output_size
@@ -342,7 +337,8 @@ cdef class Network:
         cdef void *work = data(scratch)
         cdef void *holder = <void *>raised
         with nogil:
-            status = fastlstm_forward_parallel(self.engine, self.layers, self.n_layers, weights, &batch, work, threads, poll, holder)
+            status = fastlstm_forward_parallel(self.engine, self.layers, self.n_layers, weights, &batch, work, threads, by_units,
+                                               poll, holder)
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
@@ -376,7 +372,6 @@ cdef class Stream:
         self.batch.steps, self.batch.lanes = 1, lanes
         self.batch.x_step, self.batch.x_lane = lanes * network.input_size, network.input_size
         self.batch.y_step, self.batch.y_lane = lanes * network.output_size, network.output_size
-        self.batch.first_lane = self.batch.all_lanes = 0
         self.batch.lengths = NULL
         self.batch.reset = NULL
         self.batch.state = data(self.flat_state)
@@ -452,7 +447,7 @@ cdef class Stream:
         batch.steps, batch.x, batch.y = steps, data(x), data(y)
         self.begin()
         try:
-            if min(num_threads, self.lanes) > 1 and self.network.n_packed * steps * self.lanes >= PARALLEL_WORK:
+            if num_threads > 1:
                 self.network.forward(self.packed, x, y, self.flat_state)
                 return
             with nogil:

@@ -60,7 +60,7 @@ static kit kit_new(const fastlstm_engine *e, const net *m, ptrdiff_t T, ptrdiff_
     k.y = real_new(k.bits, T * B * k.O);
     k.state = filled(k.bits, fastlstm_state_size(k.l, n, B));
     k.ready = real_new(k.bits, fastlstm_forward_scratch_size(e, k.l, n, T, B)), k.scratch = real_new(k.bits, fastlstm_forward_scratch_size(e, k.l, n, T, B));
-    k.shared = real_new(k.bits, fastlstm_parallel_scratch_size(e, k.l, n, T, B, threads));
+    k.shared = real_new(k.bits, fastlstm_parallel_scratch_size(e, k.l, n, T, B, threads, 0));
     k.traces = memset(real_new(k.bits, fastlstm_trace_size(e, k.l, n, B)), 0, (size_t)(fastlstm_trace_size(e, k.l, n, B) * k.bits / 8));
     k.canonical = filled(k.bits, fastlstm_trace_canonical_size(k.l, n, B));
     k.lengths = memory_new((size_t)B * sizeof *k.lengths);
@@ -115,12 +115,12 @@ static void refuse_net(const kit *k, const fastlstm_layer *l, ptrdiff_t n, fastl
     REFUSED(want, fastlstm_net_check(l, n));
     CHECK(fastlstm_params_size(l, n) == -1 && fastlstm_state_size(l, n, k->B) == -1);
     CHECK(fastlstm_packed_size(k->e, l, n) == -1 && fastlstm_forward_scratch_size(k->e, l, n, k->T, k->B) == -1);
-    CHECK(fastlstm_parallel_scratch_size(k->e, l, n, k->T, k->B, 1) == -1 && fastlstm_trace_size(k->e, l, n, k->B) == -1);
+    CHECK(fastlstm_parallel_scratch_size(k->e, l, n, k->T, k->B, 1, 0) == -1 && fastlstm_trace_size(k->e, l, n, k->B) == -1);
     CHECK(fastlstm_trace_canonical_size(l, n, k->B) == -1 && fastlstm_learner_scratch_size(k->e, l, n, k->B) == -1);
     REFUSED(want, fastlstm_pack(k->e, l, n, k->params, k->packed));
     REFUSED(want, fastlstm_unpack(k->e, l, n, k->packed, k->params));
     REFUSED(want, fastlstm_forward(k->e, l, n, k->packed, k->batch, k->scratch, NULL, NULL));
-    REFUSED(want, fastlstm_forward_parallel(k->e, l, n, k->packed, k->batch, k->shared, 1, NULL, NULL));
+    REFUSED(want, fastlstm_forward_parallel(k->e, l, n, k->packed, k->batch, k->shared, 1, 0, NULL, NULL));
     REFUSED(want, fastlstm_prepare(k->e, l, n, k->packed, k->T, k->B, k->scratch));
     REFUSED(want, fastlstm_trace_convert(k->e, l, n, k->B, k->traces, k->canonical, 0));
     REFUSED(want, fastlstm_trace_convert(k->e, l, n, k->B, k->traces, k->canonical, 1));
@@ -228,7 +228,7 @@ static void net_tests(const fastlstm_engine *e) {
 
 static void refuse_batch(const kit *k, fastlstm_status want, fastlstm_status parallel, fastlstm_status run) {
     REFUSED(want, fastlstm_forward(k->e, k->l, k->n, k->packed, k->batch, k->scratch, NULL, NULL));
-    REFUSED(parallel, fastlstm_forward_parallel(k->e, k->l, k->n, k->packed, k->batch, k->shared, k->threads, NULL, NULL));
+    REFUSED(parallel, fastlstm_forward_parallel(k->e, k->l, k->n, k->packed, k->batch, k->shared, k->threads, 0, NULL, NULL));
     if (run) REFUSED(run, fastlstm_run(k->ready, k->batch, NULL, NULL));
     *k->batch = k->good;
 }
@@ -245,16 +245,8 @@ static void batch_tests(const fastlstm_engine *e, const net *m) {
         BATCH(steps, below[j]), BATCH(lanes, below[j]);
         b->steps = beyond[j], refuse_batch(&k, large, large, reverse ? wrong : FASTLSTM_OK);
         b->lanes = beyond[j], refuse_batch(&k, large, large, wrong);
-        b->all_lanes = PTRDIFF_MAX;
-        BATCH(lanes, below[j]); /* all_lanes - lanes may not fit */
     }
     BATCH(x, NULL), BATCH(y, NULL), BATCH(state, NULL);
-    const ptrdiff_t lanes[][2] = {{-1, 0}, {PTRDIFF_MIN, 0}, {1, 0}, {PTRDIFF_MAX, 0}, {0, -1}, {0, PTRDIFF_MIN}, {0, 1}, {0, k.B - 1},
-                                  {1, k.B}, {-1, k.B}, {PTRDIFF_MAX, k.B}, {PTRDIFF_MAX, PTRDIFF_MAX}, {PTRDIFF_MIN, PTRDIFF_MAX}};
-    for (ptrdiff_t j = 0; j < COUNT(lanes); j++) { /* first_lane, all_lanes */
-        b->first_lane = lanes[j][0];
-        BATCH(all_lanes, lanes[j][1]);
-    }
     for (ptrdiff_t lane = 0; lane < k.B; lane++) {
         const int64_t was = k.lengths[lane], values[] = {0, -1, k.T + 1, (int64_t)1 << 32, INT64_MAX, INT64_MIN};
         for (int j = 0; j < 6; j++) k.lengths[lane] = values[j], BATCH(lengths, k.lengths);
@@ -262,7 +254,7 @@ static void batch_tests(const fastlstm_engine *e, const net *m) {
     }
     for (int bad = 0; bad < 5; bad++) {
         REFUSED(wrong, fastlstm_forward(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, b), OR(4, k.scratch), NULL, NULL));
-        REFUSED(wrong, fastlstm_forward_parallel(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, b), OR(4, k.shared), 2, NULL, NULL));
+        REFUSED(wrong, fastlstm_forward_parallel(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, b), OR(4, k.shared), 2, 0, NULL, NULL));
         if (bad != 3) REFUSED(wrong, fastlstm_prepare(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), k.T, k.B, OR(4, k.scratch)));
     }
     REFUSED(wrong, fastlstm_run(NULL, b, NULL, NULL));
@@ -278,16 +270,21 @@ static void batch_tests(const fastlstm_engine *e, const net *m) {
     }
     const int threads[] = {0, -1, INT_MIN, (int)k.B + 1, INT_MAX};
     for (int j = 0; j < 5; j++) {
-        REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, threads[j], NULL, NULL));
-        CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, k.T, k.B, threads[j]) == -1);
+        REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, threads[j], 0, NULL, NULL));
+        CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, k.T, k.B, threads[j], 0) == -1);
     }
     b->lanes = TWO31;
-    REFUSED(large, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, INT_MAX, NULL, NULL));
-    b->lanes = b->all_lanes = k.B; /* all, but said to be a part */
-    REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, 1, NULL, NULL));
-    CHECK(CALL(fastlstm_forward(e, k.l, k.n, k.packed, b, k.scratch, NULL, NULL)) == FASTLSTM_OK);
-    b->lanes = k.B - 1, b->first_lane = 1, b->lengths = k.lengths, k.lengths[0] = INT64_MIN; /* not read: this lane is not run */
-    CHECK(CALL(fastlstm_forward(e, k.l, k.n, k.packed, b, k.scratch, NULL, NULL)) == FASTLSTM_OK);
+    REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, INT_MAX, 0, NULL, NULL));
+    b->lanes = k.B;
+    for (int j = 0; j < 3; j++) {
+        const int other[] = {-1, 2, INT_MAX};
+        REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, 1, other[j], NULL, NULL));
+        CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, k.T, k.B, 1, other[j]) == -1);
+    }
+    int gated = 0; /* such layers are not divided by units */
+    for (ptrdiff_t j = 0; j < k.n; j++) gated |= k.l[j].gate_recurrence;
+    CHECK((fastlstm_parallel_scratch_size(e, k.l, k.n, k.T, k.B, 2, 1) == -1) == gated);
+    if (gated) REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, 2, 1, NULL, NULL));
     *b = k.good;
     if (reverse) {
         b->steps = k.T + 1;
@@ -369,10 +366,10 @@ static void other_tests(const fastlstm_engine *e) {
         CHECK(fastlstm_forward_scratch_size(e, k.l, k.n, n, 3) == -1 && fastlstm_forward_scratch_size(e, k.l, k.n, 3, n) == -1);
         for (int threads = 1; threads <= 3; threads++)
             for (int way = 0; way < 2; way++)
-                CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, way ? n : 3, way ? 3 : n, threads) == -1);
+                CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, way ? n : 3, way ? 3 : n, threads, 0) == -1);
     }
     CHECK(fastlstm_packed_size(NULL, k.l, k.n) == -1 && fastlstm_forward_scratch_size(NULL, k.l, k.n, 1, 1) == -1);
-    CHECK(fastlstm_parallel_scratch_size(NULL, k.l, k.n, 1, 1, 1) == -1 && fastlstm_trace_size(NULL, k.l, k.n, 1) == -1);
+    CHECK(fastlstm_parallel_scratch_size(NULL, k.l, k.n, 1, 1, 1, 0) == -1 && fastlstm_trace_size(NULL, k.l, k.n, 1) == -1);
     CHECK(fastlstm_learner_scratch_size(NULL, k.l, k.n, 1) == -1);
     CHECK(fastlstm_forward_scratch_size(e, k.l, k.n, 3, TWO31) > TWO31 && fastlstm_learner_scratch_size(e, k.l, k.n, TWO31) > TWO31);
     REFUSED(wrong, fastlstm_sgd(e, -1, k.x, k.params, NULL, 1, 0));
@@ -409,23 +406,18 @@ static void engine_tests(void) {
 static void check_shares(const kit *k, int same) {
     const ptrdiff_t y_bytes = k->T * k->B * k->O * (k->bits / 8), state_bytes = fastlstm_state_size(k->l, k->n, k->B) * (k->bits / 8);
     char *state = memcpy(memory_new((size_t)state_bytes), k->state, (size_t)state_bytes), *y = memory_new((size_t)y_bytes);
-    const ptrdiff_t told = fastlstm_parallel_scratch_size(k->e, k->l, k->n, k->T, k->B, k->threads);
-    CHECK(told % (16 * k->threads) == 0);
+    const ptrdiff_t told = fastlstm_parallel_scratch_size(k->e, k->l, k->n, k->T, k->B, k->threads, 0);
+    CHECK(told > 0);
     CHECK(CALL(fastlstm_forward(k->e, k->l, k->n, k->packed, k->batch, k->scratch, NULL, NULL)) == FASTLSTM_OK);
-    for (int way = 0; way < (k->threads > 1 ? 2 : 1); way++) {
+    int gated = 0;
+    for (ptrdiff_t j = 0; j < k->n; j++) gated |= k->l[j].gate_recurrence;
+    for (int by_units = 0; by_units < 2 - gated; by_units++) {
         fastlstm_batch batch = k->good;
+        const ptrdiff_t size = fastlstm_parallel_scratch_size(k->e, k->l, k->n, k->T, k->B, k->threads, by_units);
         batch.y = memset(y, 0xff, (size_t)y_bytes);
         batch.state = memcpy(memory_new((size_t)state_bytes), state, (size_t)state_bytes);
         batch.lengths = k->batch->lengths;
-        for (int part = 0; way && part < k->threads; part++) {
-            batch.all_lanes = k->B;
-            batch.first_lane = k->B * part / k->threads;
-            batch.lanes = k->B * (part + 1) / k->threads - batch.first_lane;
-            const ptrdiff_t size = fastlstm_forward_scratch_size(k->e, k->l, k->n, k->T, batch.lanes);
-            CHECK(size > 0 && size <= told / k->threads);
-            CHECK(CALL(fastlstm_forward(k->e, k->l, k->n, k->packed, &batch, real_new(k->bits, size), NULL, NULL)) == FASTLSTM_OK);
-        }
-        if (!way) CHECK(CALL(fastlstm_forward_parallel(k->e, k->l, k->n, k->packed, &batch, k->shared, k->threads, NULL, NULL)) == FASTLSTM_OK);
+        CHECK(CALL(fastlstm_forward_parallel(k->e, k->l, k->n, k->packed, &batch, real_new(k->bits, size), k->threads, by_units, NULL, NULL)) == FASTLSTM_OK);
         CHECK(!same || (memcmp(y, k->y, (size_t)y_bytes) == 0 && memcmp(batch.state, k->state, (size_t)state_bytes) == 0));
     }
 }
@@ -549,7 +541,7 @@ static void any_net(const kit *other) {
     const int threads = (int)(B > 0 && B < 100 ? 1 + random_below(B) : random_below(3));
     ptrdiff_t size[] = {fastlstm_params_size(m.l, n), fastlstm_packed_size(e, m.l, n), fastlstm_state_size(m.l, n, B), fastlstm_trace_canonical_size(m.l, n, B),
                         fastlstm_trace_size(e, m.l, n, B), fastlstm_learner_scratch_size(e, m.l, n, B), fastlstm_forward_scratch_size(e, m.l, n, T, B),
-                        fastlstm_parallel_scratch_size(e, m.l, n, T, B, threads)};
+                        fastlstm_parallel_scratch_size(e, m.l, n, T, B, threads, 0)};
     const double told[] = {params, 0, state * lanes, traces * lanes}, total = (load + params + state) * (lanes > 0 ? lanes : 1) * (steps > 0 ? steps : 1);
     int small = !status;
     valid += small;

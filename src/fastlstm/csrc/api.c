@@ -261,11 +261,9 @@ fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_l
 static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes) {
     if (!batch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || lanes <= 0 || batch->lanes != lanes)
         return FASTLSTM_BAD_ARGUMENT;
-    if (batch->first_lane < 0 || batch->all_lanes < 0 || (batch->all_lanes ? batch->first_lane > batch->all_lanes - lanes : batch->first_lane > 0))
-        return FASTLSTM_BAD_ARGUMENT;
     if (batch->lengths)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
-            if (batch->lengths[batch->first_lane + b] < 1 || batch->lengths[batch->first_lane + b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
+            if (batch->lengths[b] < 1 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
     return FASTLSTM_OK;
 }
 
@@ -283,70 +281,134 @@ fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlst
     const fastlstm_status status = batch_check(batch, head->lanes);
     if (status) return status;
     if (head->longest && batch->steps > head->longest) return FASTLSTM_BAD_ARGUMENT;
-    return head->engine->run(scratch, batch, poll, context);
+    return head->engine->run(scratch, batch, NULL, poll, context);
 }
 
 fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                  const fastlstm_batch *batch, void *scratch, fastlstm_poll poll, void *context) {
     fastlstm_status status = whole_batch_check(layers, n_layers, batch);
     if (!status) status = fastlstm_prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, scratch);
-    return status ? status : engine->run(scratch, batch, poll, context);
+    return status ? status : engine->run(scratch, batch, NULL, poll, context);
 }
 
-/* One thread's share of a batch. */
-typedef struct fl_shares {
+/* ---- Several threads ---- */
+
+/* Multiply-adds of a call, and of one layer's step, below which waking or meeting other threads costs more than it brings. */
+enum { FL_CALL_WORK = 1000000, FL_MEETING_WORK = 250000, FL_MOST_THREADS = 1 << 16 };
+
+/* Gate activations pass from step to step in each thread's own memory: units are divided without them only. */
+static int reads_gates(const fastlstm_layer *layers, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (layers[i].gate_recurrence) return 1;
+    return 0;
+}
+
+int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes,
+                    int threads, int *by_units) {
+    ptrdiff_t work = 0, largest = 0;
+    *by_units = 0;
+    if (!engine || fastlstm_net_check(layers, n_layers) || steps <= 0 || lanes <= 0 || threads <= 1) return 1;
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        const ptrdiff_t weights = fl_layer_geometry(layers + i, engine->vw).packed;
+        work = plus(work, times(times(weights, steps), lanes));
+        largest = FL_MAX(largest, weights);
+    }
+    const ptrdiff_t meeting = times(largest, lanes);
+    if (work >= 0 && work < FL_CALL_WORK) return 1;
+    /* Few lanes of a large network: each core keeps its part of the weights in its own cache. */
+    *by_units = !reads_gates(layers, n_layers) && lanes / threads < 6 && (meeting < 0 || meeting >= FL_MEETING_WORK);
+    return *by_units || threads <= lanes ? threads : (int)lanes;
+}
+
+/* Scratch of a divided call: room for the order of lanes, then the same for each thread. */
+typedef struct fl_room {
+    ptrdiff_t order, each; /* elements; each is -1 if the division is impossible or its size does not fit */
+} fl_room;
+
+static fl_room room_for(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes,
+                        int threads, int by_units) {
+    const fl_room none = {0, -1};
+    if (threads < 1 || threads > FL_MOST_THREADS || by_units < 0 || by_units > 1 || (!by_units && threads > lanes)) return none;
+    /* Shares of lanes differ by one, and fewer lanes may need more: they look further ahead. */
+    const ptrdiff_t parts = by_units ? 1 : threads;
+    const ptrdiff_t less = fastlstm_forward_scratch_size(engine, layers, n, steps, lanes / parts);
+    const ptrdiff_t more = fastlstm_forward_scratch_size(engine, layers, n, steps, lanes / parts + (lanes % parts != 0));
+    if (less < 0 || more < 0 || (by_units && reads_gates(layers, n))) return none;
+    const ptrdiff_t real = engine->bits / 8, order = times(lanes, (ptrdiff_t)sizeof(ptrdiff_t)) / real;
+    const fl_room room = {(order + 15) / 16 * 16, (FL_MAX(less, more) + 15) / 16 * 16};
+    return order < 0 || times(plus(room.order, times(room.each, threads)), real) < 0 ? none : room;
+}
+
+/* A call as its threads see it. */
+typedef struct fl_call {
     const fastlstm_engine *engine;
     const fastlstm_layer *layers;
     const void *packed;
     const fastlstm_batch *batch;
+    const ptrdiff_t *order;
     char *scratch;
     ptrdiff_t n_layers, scratch_bytes; /* of one thread */
     int threads;
+    fl_barrier *barrier;
     volatile int stop; /* the caller's poll asked to; a stale value only delays the others by one poll */
     fastlstm_poll poll;
     void *context;
-} fl_shares;
+} fl_call;
 
 static int poll_shared(void *context) {
-    fl_shares *shares = (fl_shares *)context;
-    if (shares->poll && shares->poll(shares->context)) shares->stop = 1;
-    return shares->stop;
+    fl_call *call = (fl_call *)context;
+    if (call->poll && call->poll(call->context)) call->stop = 1;
+    return call->stop;
 }
 
-static int poll_stop(void *context) { return ((fl_shares *)context)->stop; }
+static int poll_stop(void *context) { return ((fl_call *)context)->stop; }
 
-static void run_share(void *context, int part) {
-    fl_shares *shares = (fl_shares *)context;
-    fastlstm_batch batch = *shares->batch;
-    const ptrdiff_t all = batch.lanes, from = all * part / shares->threads, to = all * (part + 1) / shares->threads;
-    void *scratch = shares->scratch + part * shares->scratch_bytes;
-    batch.first_lane = from;
-    batch.all_lanes = all;
-    batch.lanes = to - from;
-    shares->engine->prepare(shares->engine, shares->layers, shares->n_layers, shares->packed, batch.steps, batch.lanes, scratch);
-    shares->engine->run(scratch, &batch, part == 0 ? poll_shared : poll_stop, shares);
+static void run_share(void *context, int part, int parts) {
+    fl_call *call = (fl_call *)context;
+    fl_share share = {part, call->threads, call->order, call->barrier, call->scratch};
+    const fastlstm_poll poll = part == 0 ? poll_shared : call->barrier ? NULL : poll_stop;
+    if (call->barrier) {
+        if (parts == call->threads) call->engine->run(call->scratch + part * call->scratch_bytes, call->batch, &share, poll, call);
+        else if (part == 0) call->engine->run(call->scratch, call->batch, NULL, poll, call); /* not all threads came */
+        return;
+    }
+    for (; share.part < call->threads; share.part += parts) {
+        void *scratch = call->scratch + share.part * call->scratch_bytes;
+        call->engine->prepare(call->engine, call->layers, call->n_layers, call->packed, call->batch->steps,
+                              fl_share_lanes(call->batch->lanes, share.part, share.parts), scratch);
+        call->engine->run(scratch, call->batch, &share, poll, call);
+    }
 }
 
 ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
-                                         ptrdiff_t steps, ptrdiff_t lanes, int threads) {
-    if (threads < 1 || threads > lanes || threads > 1 << 16) return -1;
-    /* Shares differ by a lane, and fewer lanes may need more: they look further ahead. */
-    const ptrdiff_t less = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, lanes / threads);
-    const ptrdiff_t more = fastlstm_forward_scratch_size(engine, layers, n_layers, steps, lanes / threads + (lanes % threads != 0));
-    const ptrdiff_t size = less < 0 || more < 0 ? -1 : FL_MAX(less, more);
-    return size < 0 || times(times(plus(size, 16), threads), 16) < 0 ? -1 : (size + 15) / 16 * 16 * threads;
+                                         ptrdiff_t steps, ptrdiff_t lanes, int threads, int by_units) {
+    const fl_room room = room_for(engine, layers, n_layers, steps, lanes, threads, by_units);
+    return room.each < 0 ? -1 : room.order + room.each * threads;
 }
 
 fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                                          const fastlstm_batch *batch, void *scratch, int threads, fastlstm_poll poll, void *context) {
+                                          const fastlstm_batch *batch, void *scratch, int threads, int by_units, fastlstm_poll poll,
+                                          void *context) {
     const fastlstm_status status = whole_batch_check(layers, n_layers, batch);
     if (status) return status;
-    if (!engine || !packed || !scratch || batch->all_lanes || threads < 1 || threads > batch->lanes) return FASTLSTM_BAD_ARGUMENT;
-    const ptrdiff_t size = fastlstm_parallel_scratch_size(engine, layers, n_layers, batch->steps, batch->lanes, threads);
-    if (size < 0) return FASTLSTM_TOO_LARGE;
-    fl_shares shares = {engine, layers, packed, batch, (char *)scratch, n_layers, size / threads * (engine->bits / 8), threads, 0, poll, context};
-    fl_parallel(threads, run_share, &shares);
-    return shares.stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
+    if (!engine || !packed || !scratch || threads < 1 || threads > FL_MOST_THREADS || by_units < 0 || by_units > 1 ||
+        (by_units ? reads_gates(layers, n_layers) : threads > batch->lanes))
+        return FASTLSTM_BAD_ARGUMENT;
+    const fl_room room = room_for(engine, layers, n_layers, batch->steps, batch->lanes, threads, by_units);
+    if (room.each < 0) return FASTLSTM_TOO_LARGE;
+    const ptrdiff_t real = engine->bits / 8;
+    fl_barrier barrier = {.parts = threads};
+    fl_call call = {.engine = engine, .layers = layers, .packed = packed, .batch = batch, .n_layers = n_layers, .threads = threads,
+                    .scratch = (char *)scratch + room.order * real, .scratch_bytes = room.each * real,
+                    .barrier = by_units && threads > 1 ? &barrier : NULL, .poll = poll, .context = context};
+    if (!call.barrier && batch->lengths) {
+        fl_sort_lanes((ptrdiff_t *)scratch, batch->lengths, batch->lanes);
+        call.order = (const ptrdiff_t *)scratch;
+    }
+    for (int part = 0; call.barrier && part < threads; part++)
+        engine->prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, call.scratch + part * call.scratch_bytes);
+    fl_parallel(threads, run_share, &call);
+    return call.stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes,

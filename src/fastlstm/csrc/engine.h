@@ -3,6 +3,7 @@
 #define FL_ENGINE_H
 
 #include "fastlstm.h"
+#include "share.h"
 
 struct fastlstm_engine {
     const char *isa;
@@ -13,7 +14,7 @@ struct fastlstm_engine {
     void (*trace_convert)(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes, void *packed, void *canonical, int back);
     void (*prepare)(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, const void *packed, ptrdiff_t steps,
                     ptrdiff_t lanes, void *scratch);
-    fastlstm_status (*run)(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context);
+    fastlstm_status (*run)(void *scratch, const fastlstm_batch *batch, const fl_share *share, fastlstm_poll poll, void *context);
     void (*learner_prepare)(fastlstm_learner *learner);
     fastlstm_status (*learner_run)(fastlstm_learner *learner, ptrdiff_t steps, const void *x, const void *targets,
                                    const uint8_t *reset, void *y, ptrdiff_t *done, fastlstm_poll poll, void *context);
@@ -24,9 +25,9 @@ struct fastlstm_engine {
     void (*sgd)(ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum);
 };
 
-/* Rows of a forward call whose input products are made together (forward.h), and steps that pass through a whole
-   stack before the next ones do. */
-enum { FL_ROWS_AHEAD = 48, FL_STEPS_AHEAD = 64 };
+/* Rows of a forward call whose input products are made together (forward.h); of a stack, rows of a layer's outputs that
+   the next one reads before either goes on. */
+enum { FL_ROWS_AHEAD = 96 };
 
 extern const fastlstm_engine fl_engine_generic_f32, fl_engine_generic_f64;
 extern const fastlstm_engine fl_engine_avx2_f32, fl_engine_avx2_f64;

@@ -12,6 +12,7 @@ typedef struct fl_span {
     const REAL *x;
     REAL *y;
     ptrdiff_t x_step, x_lane, y_step, y_lane;
+    const ptrdiff_t *x_row, *y_row; /* (B,) which row of a step a place has */
 } fl_span;
 
 /* When to ask `poll`; the caller's FPU mode is in force while it runs. */
@@ -32,28 +33,44 @@ static int fl_interrupted(fl_patience *p, ptrdiff_t work) {
     return stop;
 }
 
+/* Lanes of this call have places 0..B-1, longest first: those that still run at any step are the first ones. */
 typedef struct fl_work {
-    fl_row *rows;
-    fl_product_row *products;
-    const REAL **h_prev; /* (B,) where h of the step before lies */
-    ptrdiff_t *running;  /* (B,) lanes that take this step */
-    REAL *zeros;         /* as wide as the widest h */
-    REAL *gate_acts;     /* (2, B, A) */
-    REAL *pre;           /* input products made ahead */
+    ptrdiff_t lanes;           /* B */
+    ptrdiff_t *lane, *place;   /* (B,) the lane at a place; 0..B-1, rows of `between` */
+    fl_row *rows;              /* (B,) */
+    const REAL **x, **h, **a;  /* x as many as are made ahead and (B,), (B,), (B,) */
+    REAL **y;                  /* (B,) */
+    REAL *zeros;               /* as wide as the widest h */
+    REAL *gate_acts;           /* (2, B, A) */
+    REAL *net;                 /* net inputs: of one tile, or with input products made ahead of all groups */
+    ptrdiff_t ahead;           /* rows of the latter; 0: no room for them */
     fl_patience patience;
+    fl_barrier *barrier;       /* of those who share the units with this thread, or NULL */
 } fl_work;
 
-/* Lanes that a batch's arrays are laid out for. */
-static ptrdiff_t fl_all_lanes(const fastlstm_batch *batch) {
-    return batch->all_lanes ? batch->all_lanes : batch->lanes;
+/* The lanes of this call, longest first. */
+static void fl_deal_lanes(const fastlstm_batch *batch, const fl_share *share, fl_work *work) {
+    if (!share || share->barrier) fl_sort_lanes(work->lane, batch->lengths, work->lanes);
+    else if (!share->order)
+        for (ptrdiff_t b = 0; b < work->lanes; b++)
+            work->lane[b] = fl_share_start(batch->lanes, share->part, share->parts) + b;
+    else
+        for (ptrdiff_t b = 0; b < work->lanes; b++)
+            work->lane[b] = share->order[share->part + b * share->parts];
 }
 
-static int fl_starts(const fastlstm_batch *batch, ptrdiff_t t, ptrdiff_t b) {
-    return batch->reset && batch->reset[t * fl_all_lanes(batch) + batch->first_lane + b];
+/* How many places run at time t; `n` is the number at a neighbouring step. */
+static ptrdiff_t fl_running(const fastlstm_batch *batch, const fl_work *work, ptrdiff_t t, ptrdiff_t n) {
+    if (!batch->lengths) return work->lanes;
+    while (n > 0 && batch->lengths[work->lane[n - 1]] <= t) n--;
+    while (n < work->lanes && batch->lengths[work->lane[n]] > t) n++;
+    return n;
 }
 
-static int fl_runs(const fastlstm_batch *batch, ptrdiff_t t, ptrdiff_t b) {
-    return !batch->lengths || t < batch->lengths[batch->first_lane + b];
+/* An episode starts at `time`; read backwards it ends there, so the next one below starts at time - 1. */
+static int fl_starts(const fastlstm_batch *batch, int reverse, ptrdiff_t time, ptrdiff_t lane) {
+    const ptrdiff_t at = time + reverse;
+    return at < (batch->lengths ? batch->lengths[lane] : batch->steps) && batch->reset[at * batch->lanes + lane];
 }
 
 static void fl_zero(REAL *a, ptrdiff_t n) {
@@ -67,98 +84,103 @@ static void fl_copy(REAL *to, const REAL *from, ptrdiff_t n) {
             to[k] = from[k];
 }
 
+/* The end of work that other threads need: returns whether to stop, to all of them alike. */
+static int fl_done(fl_work *work, ptrdiff_t multiply_adds) {
+    const int stop = fl_interrupted(&work->patience, multiply_adds);
+    return work->barrier ? fl_barrier_wait(work->barrier, stop) : stop;
+}
+
 /* The spans return whether `poll` asked to stop. */
 static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) {
-    for (ptrdiff_t t = 0; t < s->steps; t++) {
-        ptrdiff_t n = 0;
-        for (ptrdiff_t b = 0; b < s->batch->lanes; b++) {
-            REAL *y = s->y + t * s->y_step + b * s->y_lane;
-            if (fl_runs(s->batch, s->t0 + t, b)) work->products[n++] = (fl_product_row){s->x + t * s->x_step + b * s->x_lane, y};
-            else fl_zero(y, cell->q.H);
+    int stop = 0;
+    for (ptrdiff_t t = 0, n = 0; t < s->steps && !stop; t++) {
+        n = fl_running(s->batch, work, s->t0 + t, n);
+        for (ptrdiff_t b = 0; b < n; b++) {
+            work->x[b] = s->x + t * s->x_step + s->x_row[b] * s->x_lane;
+            work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
         }
-        fl_linear_rows(cell, work->products, n);
-        if (fl_interrupted(&work->patience, cell->q.packed * n)) return 1;
+        if (n) fl_linear_rows(cell, work->x, work->y, n, work->net);
+        if (!work->barrier) stop = fl_done(work, cell->q.packed * n);
     }
-    return 0;
+    return work->barrier ? fl_done(work, cell->q.packed * s->steps * work->lanes) : stop;
 }
 
 static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *work, REAL *state) {
     const fl_geometry *q = &cell->q;
     const fastlstm_batch *batch = s->batch;
-    const ptrdiff_t B = batch->lanes, H = q->H, A = q->A;
+    const ptrdiff_t B = work->lanes, H = q->H, A = q->A, *lane = work->lane;
     const int reverse = cell->l->reverse;
-    const ptrdiff_t all = fl_all_lanes(batch), first = batch->first_lane;
-    REAL *h = state + cell->l->state_h * all + first * H, *c = state + cell->l->state_c * all + first * H;
-    REAL *a_state = A ? state + cell->l->state_a * all + first * A : NULL;
+    const ptrdiff_t first = cell->first * VW * q->S, end = cell->end * VW * q->S < H ? cell->end * VW * q->S : H; /* units */
+    REAL *h = state + cell->l->state_h * batch->lanes, *c = state + cell->l->state_c * batch->lanes;
+    REAL *a_state = A ? state + cell->l->state_a * batch->lanes : NULL;
     REAL *a_prev = work->gate_acts, *a_next = work->gate_acts + B * A;
-    /* With few lanes the input weights would be read again for each step's few rows: make the input products of
-       many steps in one pass over them. The same accumulators go on from there, so the bits do not change. */
-    const ptrdiff_t ahead = B < FL_ROWS && s->steps > 1 && q->G <= 4 ? FL_ROWS_AHEAD / B : 0;
-    ptrdiff_t made_from = 0, made_to = 0; /* steps whose input products are ready, in processing order */
+    ptrdiff_t made = 0, made_to = 0, n = 0; /* rows and steps whose input products are ready, in processing order */
+    int stop = 0;
 
-    for (ptrdiff_t b = 0; b < B; b++)
-        work->h_prev[b] = h + b * H;
-    if (A) fl_copy(a_prev, a_state, B * A);
-
-    for (ptrdiff_t done = 0; done < s->steps; done++) {
+    for (ptrdiff_t b = 0; b < B; b++) {
+        work->h[b] = h + lane[b] * H;
+        if (A) fl_copy(a_prev + b * A, a_state + lane[b] * A, A);
+    }
+    for (ptrdiff_t done = 0; done < s->steps && !stop; done++) {
         const ptrdiff_t t = reverse ? s->steps - 1 - done : done, time = s->t0 + t;
-        if (ahead && done >= made_to) {
-            ptrdiff_t n = 0;
-            made_from = done;
-            made_to = done + ahead < s->steps ? done + ahead : s->steps;
-            for (ptrdiff_t m = made_from; m < made_to; m++)
-                for (ptrdiff_t b = 0; b < B; b++) {
-                    const ptrdiff_t tm = reverse ? s->steps - 1 - m : m;
-                    if (fl_runs(batch, s->t0 + tm, b))
-                        work->products[n++] = (fl_product_row){s->x + tm * s->x_step + b * s->x_lane,
-                                                               work->pre + ((m - made_from) * B + b) * q->groups * q->G * VW};
-                }
-            fl_input_rows(cell, work->products, n);
-        }
-        ptrdiff_t n = 0;
-        for (ptrdiff_t b = 0; b < B; b++) {
-            REAL *y = s->y + t * s->y_step + b * s->y_lane;
-            if (!fl_runs(batch, time, b)) {
-                fl_zero(y, H);
-                if (A) fl_copy(a_next + b * A, a_prev + b * A, A);
-                continue;
+        n = fl_running(batch, work, time, n);
+        /* Few rows are too little work for the time it takes to read the weights: make the input products of many
+           steps in one pass over them. The same totals go on from there, so the bits do not change. */
+        if (done >= made_to) {
+            ptrdiff_t rows = 0, n_m = n, m = done;
+            for (; m < s->steps; m++) {
+                const ptrdiff_t t_m = reverse ? s->steps - 1 - m : m;
+                n_m = fl_running(batch, work, s->t0 + t_m, n_m);
+                if (rows + n_m > work->ahead) break;
+                for (ptrdiff_t b = 0; b < n_m; b++)
+                    work->x[rows++] = s->x + t_m * s->x_step + s->x_row[b] * s->x_lane;
             }
-            /* An episode starts at `time`; read backwards it ends there, so the next one below starts at time - 1. */
-            if (reverse ? time + 1 < batch->steps && fl_runs(batch, time + 1, b) && fl_starts(batch, time + 1, b) : fl_starts(batch, time, b)) {
-                work->h_prev[b] = work->zeros;
-                fl_zero(c + b * H, H);
+            made = 0;
+            made_to = m > done + 1 ? m : done;
+            if (made_to > done) fl_input_rows(cell, work->x, rows, work->net, work->ahead * q->G * VW);
+        }
+        const int ahead = done < made_to;
+        for (ptrdiff_t b = 0; b < n; b++) {
+            REAL *y = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
+            if (!ahead) work->x[b] = s->x + t * s->x_step + s->x_row[b] * s->x_lane;
+            if (batch->reset && fl_starts(batch, reverse, time, lane[b])) {
+                work->h[b] = work->zeros;
+                fl_zero(c + lane[b] * H + first, end - first);
                 if (A) fl_zero(a_prev + b * A, A);
             }
-            fl_row *row = work->rows + n;
-            row->x = s->x + t * s->x_step + b * s->x_lane;
-            row->pre = ahead ? work->pre + ((done - made_from) * B + b) * q->groups * q->G * VW : NULL;
-            row->h = work->h_prev[b];
-            row->a = A ? a_prev + b * A : NULL;
-            row->c = c + b * H;
-            row->y = y;
-            row->a_out = A ? a_next + b * A : NULL;
-            row->act = NULL;
-            work->running[n++] = b;
+            work->a[b] = a_prev + b * A;
+            work->rows[b] = (fl_row){.c = c + lane[b] * H, .y = y, .a_out = A ? a_next + b * A : NULL};
         }
+        for (ptrdiff_t b = n; A && b < B; b++)
+            fl_copy(a_next + b * A, a_prev + b * A, A);
         /* All lanes at once, unless a step of them takes so long that Ctrl-C would wait. */
         const ptrdiff_t most = FL_STEP_WORK / q->packed > 96 ? FL_STEP_WORK / q->packed : 96;
-        for (ptrdiff_t r = 0; r < n; r += most) {
-            const ptrdiff_t rows = n - r < most ? n - r : most;
-            fl_cell_rows(cell, work->rows + r, rows);
-            if (fl_interrupted(&work->patience, q->packed * rows)) return 1;
+        for (ptrdiff_t r = 0; r < n && !stop; r += most) {
+            const fl_rows rows = {.n = n - r < most ? n - r : most,
+                                  .row = work->rows + r,
+                                  .x = work->x + r,
+                                  .h = work->h + r,
+                                  .a = work->a + r,
+                                  .net = ahead ? work->net + (made + r) * q->G * VW : work->net,
+                                  .net_panel = ahead ? work->ahead * q->G * VW : 0};
+            fl_cell_rows(cell, &rows);
+            stop = r + most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
         }
-        for (ptrdiff_t r = 0; r < n; r++)
-            work->h_prev[work->running[r]] = work->rows[r].y;
+        made += n;
+        for (ptrdiff_t b = 0; b < n; b++)
+            work->h[b] = work->rows[b].y;
         if (A) {
             REAL *swap = a_prev;
             a_prev = a_next;
             a_next = swap;
         }
+        stop |= fl_done(work, q->packed * n);
     }
-    for (ptrdiff_t b = 0; b < B; b++)
-        fl_copy(h + b * H, work->h_prev[b], H);
-    if (A) fl_copy(a_state, a_prev, B * A);
-    return 0;
+    for (ptrdiff_t b = 0; b < B && !stop; b++) {
+        fl_copy(h + lane[b] * H + first, work->h[b] + first, end - first);
+        if (A) fl_copy(a_state + lane[b] * A, a_prev + b * A, A);
+    }
+    return stop;
 }
 
 /* What fl_prepare leaves at the start of the scratch. */
@@ -183,41 +205,66 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
         .n_cells = n_layers,
         .steps = plan.steps,
         .cells = (fl_cell *)(base + plan.cells),
-        .work = {.rows = (fl_row *)(base + plan.rows),
-                 .products = (fl_product_row *)(base + plan.products),
-                 .h_prev = (const REAL **)(base + plan.h_prev),
-                 .running = (ptrdiff_t *)(base + plan.running),
+        .work = {.lanes = lanes,
+                 .lane = (ptrdiff_t *)(base + plan.lane),
+                 .place = (ptrdiff_t *)(base + plan.place),
+                 .rows = (fl_row *)(base + plan.rows),
+                 .x = (const REAL **)(base + plan.x),
+                 .h = (const REAL **)(base + plan.h),
+                 .a = (const REAL **)(base + plan.a),
+                 .y = (REAL **)(base + plan.y),
                  .zeros = (REAL *)(base + plan.zeros),
                  .gate_acts = (REAL *)(base + plan.gate_acts),
-                 .pre = (REAL *)(base + plan.pre)},
+                 .net = (REAL *)(base + plan.net),
+                 .ahead = plan.ahead},
         .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
     };
     fl_zero(r->work.zeros, plan.widest);
+    for (ptrdiff_t b = 0; b < lanes; b++)
+        r->work.place[b] = b;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
-        fl_cell_init(r->cells + i, layers + i, w, (REAL *)(base + plan.net), 0);
+        fl_cell_init(r->cells + i, layers + i, w);
         w += r->cells[i].q.packed;
     }
 }
 
-static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context) {
+/* Outputs beyond the lengths are zero. */
+static void fl_zero_padding(const fastlstm_batch *batch, const fl_work *work, ptrdiff_t width) {
+    for (ptrdiff_t b = 0; batch->lengths && b < work->lanes; b++)
+        for (ptrdiff_t t = batch->lengths[work->lane[b]]; t < batch->steps; t++)
+            fl_zero((REAL *)batch->y + t * batch->y_step + work->lane[b] * batch->y_lane, width);
+}
+
+static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const fl_share *share, fastlstm_poll poll, void *context) {
     fl_runner *runner = (fl_runner *)scratch;
+    const fl_share *units = share && share->barrier ? share : NULL;
+    REAL *const *between = units ? ((fl_runner *)units->scratch)->between : runner->between;
     fl_work *work = &runner->work;
-    const ptrdiff_t B = batch->lanes, n = runner->n_cells;
+    const ptrdiff_t B = work->lanes, n = runner->n_cells;
+    ptrdiff_t width = 0;
     int stop = 0;
 
+    work->barrier = units ? units->barrier : NULL;
     work->patience = (fl_patience){poll, context, 0, fl_fpu_enter()};
+    fl_deal_lanes(batch, share, work);
+    for (ptrdiff_t i = 0; units && i < n; i++) {
+        fl_cell *cell = runner->cells + i;
+        cell->first = cell->q.groups * units->part / units->parts;
+        cell->end = cell->q.groups * (units->part + 1) / units->parts;
+    }
     for (ptrdiff_t t0 = 0; t0 < batch->steps && !stop; t0 += runner->steps) {
-        fl_span in = {.batch = batch, .t0 = t0, .x_step = batch->x_step, .x_lane = batch->x_lane};
+        fl_span in = {.batch = batch, .t0 = t0, .x_step = batch->x_step, .x_lane = batch->x_lane, .x_row = work->lane};
         in.steps = batch->steps - t0 < runner->steps ? batch->steps - t0 : runner->steps;
-        in.x = (const REAL *)batch->x + t0 * batch->x_step + batch->first_lane * batch->x_lane;
+        in.x = (const REAL *)batch->x + t0 * batch->x_step;
         for (ptrdiff_t i = 0, turn = 0; i < n && !stop; turn ^= 1) {
             const fl_cell *cell = runner->cells + i;
             const ptrdiff_t directions = i + 1 < n && cell[1].l->reverse ? 2 : 1;
-            const ptrdiff_t width = cell->q.H + (directions == 2 ? cell[1].q.H : 0);
             const int last = i + directions == n;
-            in.y = last ? (REAL *)batch->y + t0 * batch->y_step + batch->first_lane * batch->y_lane : runner->between[turn];
+            width = cell->q.H + (directions == 2 ? cell[1].q.H : 0);
+            in.y = last ? (REAL *)batch->y + t0 * batch->y_step : between[turn];
             in.y_step = last ? batch->y_step : B * width;
             in.y_lane = last ? batch->y_lane : width;
+            in.y_row = last ? work->lane : work->place;
             const REAL *next_x = in.y;
             for (ptrdiff_t d = 0; d < directions && !stop; d++, i++, cell++) {
                 stop = cell->l->kind == FASTLSTM_LINEAR ? fl_linear_span(cell, &in, work)
@@ -227,8 +274,10 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, fastls
             in.x = next_x;
             in.x_step = in.y_step;
             in.x_lane = in.y_lane;
+            in.x_row = in.y_row;
         }
     }
+    if (!stop && (!units || units->part == 0)) fl_zero_padding(batch, work, width);
     fl_fpu_leave(work->patience.mode);
     return stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
 }

@@ -14,6 +14,9 @@
 
 #include "fastlstm.h"
 
+/* Row-vectors that a product has in registers: of one group, or of as many groups as make so many (kernels/product.h). */
+#define FL_TILE 4
+
 typedef struct fl_geometry {
     ptrdiff_t I, H, S, J, A; /* inputs, hidden units, cells per block, blocks, gate activations as sources */
     ptrdiff_t biases, gates; /* how many of each */
@@ -63,5 +66,7 @@ static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t v
     q.trace = q.M * q.S * q.traced * vw + (l->peepholes ? 2 * q.S * q.S * vw : 0);
     return q;
 }
+
+static inline ptrdiff_t fl_tile_groups(const fl_geometry *q) { return q->G < FL_TILE ? FL_TILE / q->G : 1; }
 
 #endif

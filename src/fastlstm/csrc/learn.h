@@ -19,7 +19,9 @@ typedef struct fl_learn_work {
     fl_learn_layer *layer, *last;
     ptrdiff_t weights; /* packed elements of all layers */
     fl_row *rows;
-    fl_product_row *products;
+    const REAL **x, **h, **a; /* (B,) sources of a layer */
+    REAL **y;                 /* (B,) */
+    REAL *net;
     fl_trace_lane *lane;
     const REAL **act, **c;
     int *error; /* (B,) lanes that have a target at this step */
@@ -32,11 +34,15 @@ typedef char fl_learn_fits[sizeof(fl_learn_layer) <= FL_LEARN_LAYER_BYTES && siz
 static void fl_learner_prepare(fastlstm_learner *m) {
     const fl_learn_plan plan = fl_plan_learn(m->layers, m->n_layers, m->lanes, VW, (ptrdiff_t)sizeof(REAL));
     char *base = (char *)m->scratch;
-    REAL *buffer = (REAL *)(base + plan.buffers), *traces = m->traces, *net = (REAL *)(base + plan.net);
+    REAL *buffer = (REAL *)(base + plan.buffers), *traces = m->traces;
     fl_learn_work w = {
         .layer = (fl_learn_layer *)(base + plan.layers),
         .rows = (fl_row *)(base + plan.rows),
-        .products = (fl_product_row *)(base + plan.products),
+        .x = (const REAL **)(base + plan.x),
+        .h = (const REAL **)(base + plan.h),
+        .a = (const REAL **)(base + plan.a),
+        .y = (REAL **)(base + plan.y),
+        .net = (REAL *)(base + plan.net),
         .lane = (fl_trace_lane *)(base + plan.lane),
         .act = (const REAL **)(base + plan.act),
         .c = (const REAL **)(base + plan.c),
@@ -47,7 +53,7 @@ static void fl_learner_prepare(fastlstm_learner *m) {
     for (ptrdiff_t i = 0; i < m->n_layers; i++) {
         fl_learn_layer *p = w.layer + i;
         p->at = w.weights;
-        fl_cell_init(&p->cell, m->layers + i, (const REAL *)m->weights + p->at, net, 1);
+        fl_cell_init(&p->cell, m->layers + i, (const REAL *)m->weights + p->at);
         const fl_geometry *q = &p->cell.q;
         p->act = buffer;
         p->s = p->act + m->lanes * q->groups * q->acts;
@@ -75,21 +81,24 @@ static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, c
             for (ptrdiff_t k = 0; k < q->biases; k++)
                 *s++ = 1;
             fl_copy(s, x + b * q->I, q->I);
-            s += q->I;
-            if (linear) {
-                w->products[b] = (fl_product_row){p->s + b * q->M, p->y + b * q->H};
-                continue;
-            }
+            w->x[b] = s;
+            w->y[b] = p->y + b * q->H;
+            if (linear) continue;
+            w->h[b] = s += q->I;
             fl_copy(s, state + l->state_h * B + b * q->H, q->H);
-            if (q->A) fl_copy(s + q->H, state + l->state_a * B + b * q->A, q->A);
-            w->rows[b] = (fl_row){.x = p->s + b * q->M,
-                                  .c = state + l->state_c * B + b * q->H,
+            w->a[b] = s += q->H;
+            if (q->A) fl_copy(s, state + l->state_a * B + b * q->A, q->A);
+            w->rows[b] = (fl_row){.c = state + l->state_c * B + b * q->H,
                                   .y = state + l->state_h * B + b * q->H, /* its old value is in s */
                                   .a_out = q->A ? state + l->state_a * B + b * q->A : NULL,
                                   .act = p->act + b * q->groups * q->acts};
         }
-        if (linear) fl_linear_rows(&p->cell, w->products, B);
-        else fl_cell_rows(&p->cell, w->rows, B);
+        if (linear) {
+            fl_linear_rows(&p->cell, w->x, w->y, B, w->net);
+        } else {
+            const fl_rows rows = {.n = B, .row = w->rows, .x = w->x, .h = w->h, .a = w->a, .net = w->net};
+            fl_cell_rows(&p->cell, &rows);
+        }
         x = linear ? p->y : state + l->state_h * B;
     }
     fl_copy(y, x, B * w->last->cell.q.H);

@@ -2,77 +2,48 @@
 #ifndef FL_LINEAR_H
 #define FL_LINEAR_H
 
-/* One row of a product. */
-typedef struct fl_product_row {
-    const REAL *x;
-    REAL *out; /* LINEAR: (H,) outputs; otherwise (groups, G, VW): a cell's net inputs so far, to be continued by fl_cell_rows */
-} fl_product_row;
+FL_INLINE void fl_linear_finish(const fl_cell *cell, ptrdiff_t group, V total, REAL *y) {
+    const ptrdiff_t u = group * VW;
+    fl_store_units(y + u, v_activate(cell->l->output_activation, total), 1, cell->q.H - u);
+}
 
-FL_INLINE void fl_product_block(const fl_cell *cell, ptrdiff_t group, const fl_product_row *row, int P, int R, int N, int linear) {
-    const fl_geometry *q = &cell->q;
-    const ptrdiff_t stride = N * VW;
-    const REAL *w[4], *x[FL_ROWS];
-    V acc[32];
-    FL_UNROLL
+FL_INLINE void fl_linear_single(const fl_cell *cell, ptrdiff_t group, const REAL *x, REAL *y, int P) {
+    V total[8];
+    fl_net_single(total, cell, group, NULL, 0, x, NULL, NULL, P, 1);
     for (int p = 0; p < P; p++)
-        w[p] = cell->w + (group + p) * q->panel;
-    FL_UNROLL
-    for (int r = 0; r < R; r++)
-        x[r] = row[r].x;
-    fl_accumulate_bias(acc, P, R, N, w, stride, cell->whole ? 0 : q->biases);
-    fl_accumulate(acc, P, R, N, w, stride, x, cell->n_x);
-    FL_UNROLL
-    for (int p = 0; p < P; p++) {
-        FL_UNROLL
-        for (int r = 0; r < R; r++) {
-            if (linear) {
-                const ptrdiff_t u = (group + p) * VW;
-                fl_store_units(row[r].out + u, acc[p * R + r], 1, q->J - u);
-            } else {
-                FL_UNROLL
-                for (int n = 0; n < N; n++)
-                    v_store(row[r].out + ((group + p) * N + n) * VW, acc[(p * R + r) * N + n]);
-            }
-        }
+        fl_linear_finish(cell, group + p, total[p], y);
+}
+
+/* x, y: (rows,) inputs (I,) and outputs (H,); net: scratch, (rows, VW) for each group of a tile. */
+static void fl_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows, REAL *net) {
+    const fl_geometry *q = &cell->q;
+    ptrdiff_t group = cell->first;
+    if (rows == 1) {
+        for (; group + 8 <= cell->end; group += 8)
+            fl_linear_single(cell, group, x[0], y[0], 8);
+        for (; group + 2 <= cell->end; group += 2)
+            fl_linear_single(cell, group, x[0], y[0], 2);
+        for (; group < cell->end; group++)
+            fl_linear_single(cell, group, x[0], y[0], 1);
+        return;
+    }
+    for (ptrdiff_t P; group < cell->end; group += P) {
+        P = fl_panels(cell, group);
+        const fl_tile t = {cell->w + group * q->panel, q->panel, VW, net, rows * VW, VW, NULL, cell->w + (group + P) * q->panel};
+        fl_net_start(cell, &t, x, rows, P);
+        for (ptrdiff_t p = 0; p < P; p++)
+            for (ptrdiff_t r = 0; r < rows; r++)
+                fl_linear_finish(cell, group + p, v_load(net + (p * rows + r) * VW), y[r]);
     }
 }
 
-FL_INLINE void fl_product_rows_n(const fl_cell *cell, const fl_product_row *row, ptrdiff_t n_rows, int N, int linear) {
-    const ptrdiff_t groups = cell->q.groups;
-    ptrdiff_t group = 0;
-    if (N == 1) /* one row-vector a group: four groups make as many chains as a cell's four */
-        for (; group + 4 <= groups; group += 4) {
-            ptrdiff_t r = 0;
-            for (; r + FL_ROWS <= n_rows; r += FL_ROWS)
-                fl_product_block(cell, group, row + r, 4, FL_ROWS, N, linear);
-            for (; r < n_rows; r++)
-                fl_product_block(cell, group, row + r, 4, 1, N, linear);
-        }
-    for (; group < groups; group++) {
-        ptrdiff_t r = 0;
-        for (; r + FL_ROWS <= n_rows; r += FL_ROWS)
-            fl_product_block(cell, group, row + r, 1, FL_ROWS, N, linear);
-        for (; r < n_rows; r++)
-            fl_product_block(cell, group, row + r, 1, 1, N, linear);
-    }
-}
-
-static void fl_linear_rows(const fl_cell *cell, const fl_product_row *row, ptrdiff_t n_rows) {
-    fl_product_rows_n(cell, row, n_rows, 1, 1);
-    if (cell->l->output_activation == FASTLSTM_IDENTITY) return;
-    for (ptrdiff_t r = 0; r < n_rows; r++)
-        for (ptrdiff_t u = 0; u < cell->q.H; u += VW) {
-            const ptrdiff_t n = cell->q.H - u;
-            fl_store_units(row[r].out + u, v_activate(cell->l->output_activation, fl_load_units(row[r].out + u, 1, n)), 1, n);
-        }
-}
-
-static void fl_input_rows(const fl_cell *cell, const fl_product_row *row, ptrdiff_t n_rows) {
-    switch (cell->q.G) {
-    case 1: fl_product_rows_n(cell, row, n_rows, 1, 0); break;
-    case 2: fl_product_rows_n(cell, row, n_rows, 2, 0); break;
-    case 3: fl_product_rows_n(cell, row, n_rows, 3, 0); break;
-    default: fl_product_rows_n(cell, row, n_rows, 4, 0); break; /* larger G never makes products ahead (forward.h) */
+/* Biases and input products of a recurrent layer for many rows: net (groups, net_panel), rows (G, VW) in each. */
+static void fl_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net, ptrdiff_t net_panel) {
+    const fl_geometry *q = &cell->q;
+    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
+        P = fl_panels(cell, group);
+        const fl_tile t = {cell->w + group * q->panel, q->panel, q->G * VW, net + group * net_panel, net_panel, q->G * VW, NULL, cell->w + (group + P) * q->panel};
+        fl_net_start(cell, &t, x, rows, P);
     }
 }
 

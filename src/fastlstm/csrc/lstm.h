@@ -9,65 +9,126 @@
 #ifndef FL_LSTM_H
 #define FL_LSTM_H
 
-/* One lane at one step. */
+/* What one lane's step reads besides its sources, and writes. */
 typedef struct fl_row {
-    const REAL *x;   /* (I,), or the whole source vector (M,) when learning */
-    const REAL *pre; /* (groups, G, VW) biases and input products made ahead, or NULL */
-    const REAL *h;   /* (H,) of the step before */
-    const REAL *a;   /* (A,) gate activations of the step before */
-    REAL *c;         /* inout (H,) */
-    REAL *y;         /* out (H,): h of this step; never overlaps h */
-    REAL *a_out;     /* out (A,); never overlaps a */
-    REAL *act;       /* out (groups, acts): gates, g, h(c), c(t-1) for the gradient; or NULL */
+    REAL *c;     /* inout (H,) */
+    REAL *y;     /* out (H,): h of this step; never overlaps the h that is read */
+    REAL *a_out; /* out (A,); never overlaps the a that is read */
+    REAL *act;   /* out (groups, acts): gates, g, h(c), c(t-1) for the gradient; or NULL */
 } fl_row;
+
+/* A step of n lanes. */
+typedef struct fl_rows {
+    ptrdiff_t n;
+    const fl_row *row;
+    const REAL *const *x, *const *h, *const *a; /* (n,) inputs (I,), h (H,) and gate activations (A,) of the step before */
+    REAL *net;           /* net inputs, (n, G, VW) for each group of a tile, scratch; or, */
+    ptrdiff_t net_panel; /*   if not 0, for all groups, so far apart, with biases and input products already in */
+} fl_rows;
 
 /* A layer as its kernels see it. */
 typedef struct fl_cell {
     fl_geometry q;
     const fastlstm_layer *l;
-    const REAL *w; /* packed */
-    REAL *net;     /* (G, VW) scratch for blocks of more than four row-vectors */
-    ptrdiff_t n_x, n_h, n_a; /* sources behind row.x (biases included if whole), row.h, row.a */
-    int whole;     /* row.x is the whole source vector, biases first */
-    int plain;     /* three gates, sigmoid and tanh, blocks of one cell, nothing else */
+    const REAL *w;       /* packed */
+    ptrdiff_t first, end; /* the groups to be computed: all, or one thread's */
+    int plain;           /* three gates, sigmoid and tanh, blocks of one cell, nothing else */
 } fl_cell;
 
-static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w, REAL *net, int whole) {
+static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w) {
     cell->q = fl_layer_geometry(l, VW);
     cell->l = l;
     cell->w = w;
-    cell->net = net;
-    cell->whole = whole;
-    cell->n_x = whole ? cell->q.M : cell->q.I;
-    cell->n_h = whole ? 0 : cell->q.H;
-    cell->n_a = whole ? 0 : cell->q.A;
+    cell->first = 0;
+    cell->end = cell->q.groups;
     cell->plain = l->kind == FASTLSTM_LSTM && l->gates == (FASTLSTM_INPUT_GATE | FASTLSTM_FORGET_GATE | FASTLSTM_OUTPUT_GATE) &&
                   !l->peepholes && cell->q.A == 0 && cell->q.S == 1 && !(l->clip < INFINITY) &&
                   l->gate_activation == FASTLSTM_SIGMOID && l->input_activation == FASTLSTM_TANH &&
                   l->output_activation == FASTLSTM_TANH;
 }
 
+/* Panels in a tile that starts with this group. */
+static ptrdiff_t fl_panels(const fl_cell *cell, ptrdiff_t group) {
+    const ptrdiff_t P = fl_tile_groups(&cell->q);
+    return cell->end - group >= P ? P : 1;
+}
+
+/* Products of one kind of sources, which start at t->w. */
+static void fl_net_add(const fl_tile *t, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, ptrdiff_t P, ptrdiff_t G) {
+    if (G <= FL_TILE) {
+        fl_add_sources(t, s, count, rows, (int)P, (int)G);
+        return;
+    }
+    for (ptrdiff_t n = 0; n < G; n++) { /* more row-vectors than a tile has: one at a time */
+        fl_tile part = *t;
+        part.w += n * VW;
+        part.net += n * VW;
+        fl_add_sources(&part, s, count, rows, 1, 1);
+    }
+}
+
+/* Totals with biases and input products; t->w is at the biases. */
+static void fl_net_start(const fl_cell *cell, const fl_tile *t, const REAL *const *x, ptrdiff_t rows, ptrdiff_t P) {
+    const fl_geometry *q = &cell->q;
+    REAL bias[FL_TILE * VW];
+    fl_tile inputs = *t;
+    inputs.w += q->biases * t->stride;
+    if (q->G <= FL_TILE) inputs.bias = bias;
+    for (ptrdiff_t p = 0; p < P; p++)
+        for (ptrdiff_t n = 0; n < q->G; n++) {
+            const V b = fl_bias(t->w + p * t->panel + n * VW, t->stride, q->biases);
+            if (inputs.bias) v_store(bias + (p * q->G + n) * VW, b);
+            else
+                for (ptrdiff_t r = 0; r < rows; r++)
+                    v_store(t->net + r * t->net_row + n * VW, b);
+        }
+    fl_net_add(&inputs, x, q->I, rows, P, q->G);
+}
+
+/* One row: the totals of P groups of N = G row-vectors, from their start or from `made` (P, net_panel apart) on. */
+FL_INLINE void fl_net_single(V *total, const fl_cell *cell, ptrdiff_t group, const REAL *made, ptrdiff_t net_panel, const REAL *x,
+                             const REAL *h, const REAL *a, int P, int N) {
+    const fl_geometry *q = &cell->q;
+    const ptrdiff_t stride = N * VW;
+    const REAL *w = cell->w + group * q->panel;
+    FL_UNROLL
+    for (int j = 0; j < P * N; j++)
+        total[j] = made ? v_load(made + j / N * net_panel + j % N * VW) : fl_bias(w + j / N * q->panel + j % N * VW, stride, q->biases);
+    w += q->biases * stride;
+    if (!made) fl_single_add(total, w, q->panel, x, q->I, P, N);
+    w += q->I * stride;
+    if (h) fl_single_add(total, w, q->panel, h, q->H, P, N);
+    if (a) fl_single_add(total, w + q->H * stride, q->panel, a, q->A, P, N);
+}
+
 /* c(t) = f c(t-1) + i g: one rounding for f c, one for the sum. */
 FL_INLINE V fl_state(V f, V c_prev, V i, V g) { return v_fma(i, g, v_mul(f, c_prev)); }
 
-/* The plain cell's end, all in registers: net = i, f, o, g of VW units. */
-FL_INLINE void fl_finish_plain(V i, V f, V o, V g, const fl_row *row, ptrdiff_t u, ptrdiff_t n, REAL *act) {
-    V c_prev = fl_load_units(row->c + u, 1, n);
+/* The plain cell's state from its net inputs, VW units from u on, of which n exist. */
+FL_INLINE V fl_plain_state(V i, V f, V g, const fl_row *row, ptrdiff_t u, ptrdiff_t n, REAL *act) {
+    const V c_prev = fl_load_units(row->c + u, 1, n);
     i = v_sigmoid(i);
     f = v_sigmoid(f);
     g = v_tanh(g);
-    o = v_sigmoid(o);
-    V c = fl_state(f, c_prev, i, g);
+    const V c = fl_state(f, c_prev, i, g);
     fl_store_units(row->c + u, c, 1, n);
-    V hc = v_tanh(c);
-    fl_store_units(row->y + u, v_mul(o, hc), 1, n);
     if (act) {
         v_store(act, i);
         v_store(act + VW, f);
-        v_store(act + 2 * VW, o);
         v_store(act + 3 * VW, g);
-        v_store(act + 4 * VW, hc);
         v_store(act + 5 * VW, c_prev);
+    }
+    return c;
+}
+
+/* And its output. */
+FL_INLINE void fl_plain_output(V o, V c, const fl_row *row, ptrdiff_t u, ptrdiff_t n, REAL *act) {
+    const V hc = v_tanh(c);
+    o = v_sigmoid(o);
+    fl_store_units(row->y + u, v_mul(o, hc), 1, n);
+    if (act) {
+        v_store(act + 2 * VW, o);
+        v_store(act + 4 * VW, hc);
     }
 }
 
@@ -132,110 +193,84 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
     }
 }
 
-/* R rows, P groups, N = G row-vectors a group, all net inputs in registers. */
-FL_INLINE void fl_cell_block(const fl_cell *cell, ptrdiff_t group, const fl_row *row, int P, int R, int N) {
-    const fl_geometry *q = &cell->q;
-    const ptrdiff_t stride = N * VW;
-    const REAL *w[4], *x[FL_ROWS], *h[FL_ROWS], *a[FL_ROWS];
-    V acc[32];
-    FL_UNROLL
-    for (int p = 0; p < P; p++)
-        w[p] = cell->w + (group + p) * q->panel;
-    FL_UNROLL
-    for (int r = 0; r < R; r++) {
-        x[r] = row[r].x;
-        h[r] = row[r].h;
-        a[r] = row[r].a;
-    }
-    if (row[0].pre) {
-        FL_UNROLL
-        for (int p = 0; p < P; p++) {
-            FL_UNROLL
-            for (int j = 0; j < R * N; j++)
-                acc[p * R * N + j] = v_load(row[j / N].pre + ((group + p) * N + j % N) * VW);
-            w[p] += (q->biases + q->I) * stride;
-        }
-    } else {
-        fl_accumulate_bias(acc, P, R, N, w, stride, cell->whole ? 0 : q->biases);
-        fl_accumulate(acc, P, R, N, w, stride, x, cell->n_x);
-    }
-    fl_accumulate(acc, P, R, N, w, stride, h, cell->n_h);
-    if (cell->n_a) fl_accumulate(acc, P, R, N, w, stride, a, cell->n_a);
-
-    if (N == 4 && cell->plain) {
-        FL_UNROLL
-        for (int p = 0; p < P; p++) {
-            const ptrdiff_t u = (group + p) * VW, n = q->J - u;
-            FL_UNROLL
-            for (int r = 0; r < R; r++) {
-                V *t = acc + (p * R + r) * N;
-                fl_finish_plain(t[0], t[1], t[2], t[3], row + r, u, n, row[r].act ? row[r].act + (group + p) * q->acts : NULL);
-            }
-        }
-        return;
-    }
+/* All of a cell's net inputs and its end, for one row and P groups, in registers: short chains side by side. */
+FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, int P, int N) {
+    V total[8];
+    fl_net_single(total, cell, group, rows->net_panel ? rows->net + group * rows->net_panel : NULL, rows->net_panel, rows->x[0],
+                  rows->h[0], cell->q.A ? rows->a[0] : NULL, P, N);
     FL_UNROLL
     for (int p = 0; p < P; p++) {
-        FL_UNROLL
-        for (int r = 0; r < R; r++) {
+        const fl_row *row = rows->row;
+        if (N == 4 && cell->plain) {
+            const ptrdiff_t u = (group + p) * VW;
+            REAL *act = row->act ? row->act + (group + p) * cell->q.acts : NULL;
+            const V c = fl_plain_state(total[p * N], total[p * N + 1], total[p * N + 3], row, u, cell->q.J - u, act);
+            fl_plain_output(total[p * N + 2], c, row, u, cell->q.J - u, act);
+        } else {
             REAL net[4 * VW];
             FL_UNROLL
             for (int n = 0; n < N; n++)
-                v_store(net + n * VW, acc[(p * R + r) * N + n]);
-            fl_finish(cell, group + p, net, row + r);
+                v_store(net + n * VW, total[p * N + n]);
+            fl_finish(cell, group + p, net, row);
         }
     }
 }
 
-/* One row and group with any number of row-vectors, four at a time through memory. */
-static void fl_cell_block_any(const fl_cell *cell, ptrdiff_t group, const fl_row *row) {
+FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N) {
+    ptrdiff_t group = cell->first;
+    for (; group + 2 <= cell->end; group += 2)
+        fl_cell_single(cell, group, rows, 2, N);
+    for (; group < cell->end; group++)
+        fl_cell_single(cell, group, rows, 1, N);
+}
+
+/* All rows of a group, once their net inputs are complete; these are overwritten. */
+FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, REAL *net) {
+    const ptrdiff_t G = cell->q.G, u = group * VW, n = cell->q.J - u, acts = group * cell->q.acts;
+    if (!cell->plain) {
+        for (ptrdiff_t r = 0; r < rows->n; r++)
+            fl_finish(cell, group, net + r * G * VW, rows->row + r);
+        return;
+    }
+    /* In two passes: an output waits for its own state, but not for that of other rows. */
+    for (ptrdiff_t r = 0; r < rows->n; r++) {
+        const fl_row *row = rows->row + r;
+        REAL *t = net + r * 4 * VW;
+        v_store(t, fl_plain_state(v_load(t), v_load(t + VW), v_load(t + 3 * VW), row, u, n, row->act ? row->act + acts : NULL));
+    }
+    for (ptrdiff_t r = 0; r < rows->n; r++) {
+        const fl_row *row = rows->row + r;
+        REAL *t = net + r * 4 * VW;
+        fl_plain_output(v_load(t + 2 * VW), v_load(t), row, u, n, row->act ? row->act + acts : NULL);
+    }
+}
+
+/* One step of the cell. */
+static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
     const fl_geometry *q = &cell->q;
-    const ptrdiff_t stride = q->G * VW;
-    for (ptrdiff_t n0 = 0; n0 < q->G; n0++) {
-        const REAL *w = cell->w + group * q->panel + n0 * VW;
-        V acc[1];
-        if (row->pre) {
-            acc[0] = v_load(row->pre + (group * q->G + n0) * VW);
-            w += (q->biases + q->I) * stride;
-        } else {
-            fl_accumulate_bias(acc, 1, 1, 1, &w, stride, cell->whole ? 0 : q->biases);
-            fl_accumulate(acc, 1, 1, 1, &w, stride, &row->x, cell->n_x);
+    if (rows->n == 1 && q->G <= FL_TILE) switch (q->G) {
+        case 1: fl_cell_row(cell, rows, 1); return;
+        case 2: fl_cell_row(cell, rows, 2); return;
+        case 3: fl_cell_row(cell, rows, 3); return;
+        default: fl_cell_row(cell, rows, 4); return;
         }
-        fl_accumulate(acc, 1, 1, 1, &w, stride, &row->h, cell->n_h);
-        fl_accumulate(acc, 1, 1, 1, &w, stride, &row->a, cell->n_a);
-        v_store(cell->net + n0 * VW, acc[0]);
-    }
-    fl_finish(cell, group, cell->net, row);
-}
-
-FL_INLINE void fl_cell_rows_n(const fl_cell *cell, const fl_row *row, ptrdiff_t n_rows, int N) {
-    const ptrdiff_t groups = cell->q.groups;
-    ptrdiff_t group = 0;
-    if (n_rows == 1) /* two groups at once: one row alone would wait for its own four chains */
-        for (; group + 2 <= groups; group += 2)
-            fl_cell_block(cell, group, row, 2, 1, N);
-    for (; group < groups; group++) { /* all rows pass over a panel while it is in cache */
-        ptrdiff_t r = 0;
-        for (; r + FL_ROWS <= n_rows; r += FL_ROWS)
-            fl_cell_block(cell, group, row + r, 1, FL_ROWS, N);
-        for (; r + 2 <= n_rows; r += 2)
-            fl_cell_block(cell, group, row + r, 1, 2, N);
-        for (; r < n_rows; r++)
-            fl_cell_block(cell, group, row + r, 1, 1, N);
-    }
-}
-
-/* One step of the cell for n_rows lanes. */
-static void fl_cell_rows(const fl_cell *cell, const fl_row *row, ptrdiff_t n_rows) {
-    switch (cell->q.G) {
-    case 1: fl_cell_rows_n(cell, row, n_rows, 1); break;
-    case 2: fl_cell_rows_n(cell, row, n_rows, 2); break;
-    case 3: fl_cell_rows_n(cell, row, n_rows, 3); break;
-    case 4: fl_cell_rows_n(cell, row, n_rows, 4); break;
-    default:
-        for (ptrdiff_t group = 0; group < cell->q.groups; group++)
-            for (ptrdiff_t r = 0; r < n_rows; r++)
-                fl_cell_block_any(cell, group, row + r);
+    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
+        P = fl_panels(cell, group);
+        const REAL *w = cell->w + group * q->panel, *w_h = w + (q->biases + q->I) * q->G * VW;
+        fl_tile t = {w, q->panel, q->G * VW, rows->net, rows->n * q->G * VW, q->G * VW, NULL, w_h};
+        if (rows->net_panel) {
+            t.net += group * rows->net_panel;
+            t.net_panel = rows->net_panel;
+        } else {
+            fl_net_start(cell, &t, rows->x, rows->n, P);
+        }
+        t.w = w_h;
+        t.next = (rows->net_panel ? w_h : w) + P * q->panel;
+        fl_net_add(&t, rows->h, q->H, rows->n, P, q->G);
+        t.w += q->H * t.stride;
+        if (q->A) fl_net_add(&t, rows->a, q->A, rows->n, P, q->G);
+        for (ptrdiff_t p = 0; p < P; p++)
+            fl_finish_rows(cell, group + p, rows, t.net + p * t.net_panel);
     }
 }
 

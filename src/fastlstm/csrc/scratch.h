@@ -29,7 +29,8 @@ typedef struct fl_forward_plan {
     ptrdiff_t steps;   /* steps of a span */
     ptrdiff_t widest;  /* of all h */
     int reverse;       /* a layer reads backwards: a span is the whole batch */
-    ptrdiff_t runner, cells, rows, products, h_prev, running, zeros, gate_acts, net, pre, between[2], size;
+    ptrdiff_t ahead;   /* rows of input products that can be made ahead */
+    ptrdiff_t runner, cells, lane, place, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
 } fl_forward_plan;
 
 static inline ptrdiff_t fl_take(ptrdiff_t *size, ptrdiff_t bytes) {
@@ -41,37 +42,41 @@ static inline ptrdiff_t fl_take(ptrdiff_t *size, ptrdiff_t bytes) {
 static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes,
                                               ptrdiff_t vw, ptrdiff_t real) {
     fl_forward_plan p = {0};
-    ptrdiff_t width = 0, acts = 0, net = 0, pre = 0;
+    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *);
+    ptrdiff_t width = 0, acts = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
         const ptrdiff_t both = q.H + (i + 1 < n && layers[i + 1].reverse ? layers[i + 1].hidden_size : 0);
         if (q.H > p.widest) p.widest = q.H;
         if (both > width) width = both;
         if (q.A > acts) acts = q.A;
-        if (q.G * vw > net) net = q.G * vw;
-        if (layers[i].kind == FASTLSTM_LSTM && q.groups * q.G * vw > pre) pre = q.groups * q.G * vw;
+        if (fl_tile_groups(&q) * q.G * vw > net) net = fl_tile_groups(&q) * q.G * vw;
+        if (q.groups * q.G * vw > widest) widest = q.groups * q.G * vw;
         p.reverse |= layers[i].reverse;
     }
-    p.steps = p.reverse ? steps : FL_STEPS_AHEAD / lanes > 1 ? FL_STEPS_AHEAD / lanes : 1;
+    /* A single layer needs no memory for what passes between layers. */
+    p.steps = p.reverse || n == 1 ? steps : FL_ROWS_AHEAD / lanes > 1 ? FL_ROWS_AHEAD / lanes : 1;
     if (p.steps > steps) p.steps = steps;
+    p.ahead = p.steps == 1 || 2 * lanes > FL_ROWS_AHEAD ? 0 : FL_ROWS_AHEAD / lanes < p.steps ? FL_ROWS_AHEAD : p.steps * lanes;
     p.runner = fl_take(&p.size, FL_RUNNER_BYTES); /* first, so that it is found */
     p.cells = fl_take(&p.size, n * FL_CELL_BYTES);
-    /* the cell's row and product descriptors hold at most eight pointers */
-    p.rows = fl_take(&p.size, lanes * 8 * (ptrdiff_t)sizeof(void *));
-    p.products = fl_take(&p.size, (lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD) * 2 * (ptrdiff_t)sizeof(void *));
-    p.h_prev = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(void *));
-    p.running = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.lane = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.place = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.rows = fl_take(&p.size, lanes * 4 * pointer); /* a row's descriptor is four pointers */
+    p.x = fl_take(&p.size, (lanes > p.ahead ? lanes : p.ahead) * pointer);
+    p.h = fl_take(&p.size, lanes * pointer);
+    p.a = fl_take(&p.size, lanes * pointer);
+    p.y = fl_take(&p.size, lanes * pointer);
     p.zeros = fl_take(&p.size, p.widest * real);
     p.gate_acts = fl_take(&p.size, 2 * lanes * acts * real);
-    p.net = fl_take(&p.size, net * real);
-    p.pre = fl_take(&p.size, lanes < 6 && p.steps > 1 ? FL_ROWS_AHEAD * pre * real : 0);
+    p.net = fl_take(&p.size, (p.ahead * widest > lanes * net ? p.ahead * widest : lanes * net) * real);
     p.between[0] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
     p.between[1] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
     return p;
 }
 
 typedef struct fl_learn_plan {
-    ptrdiff_t work, layers, rows, products, lane, act, c, error, factors, d, net, buffers, size;
+    ptrdiff_t work, layers, rows, x, h, a, y, lane, act, c, error, factors, d, net, buffers, size;
 } fl_learn_plan;
 
 /* Elements that one layer keeps between the halves of a step. */
@@ -88,19 +93,22 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
         buffers += fl_learn_buffers(&q, lanes, vw);
         if (q.groups * q.factors > factors) factors = q.groups * q.factors;
         if (q.groups * q.G * vw > d) d = q.groups * q.G * vw;
-        if (q.G * vw > net) net = q.G * vw;
+        if (fl_tile_groups(&q) * q.G * vw > net) net = fl_tile_groups(&q) * q.G * vw;
     }
     p.work = fl_take(&p.size, FL_LEARN_WORK_BYTES); /* first, so that it is found */
     p.layers = fl_take(&p.size, n * FL_LEARN_LAYER_BYTES);
-    p.rows = fl_take(&p.size, lanes * 8 * pointer);
-    p.products = fl_take(&p.size, lanes * 2 * pointer);
+    p.rows = fl_take(&p.size, lanes * 4 * pointer);
+    p.x = fl_take(&p.size, lanes * pointer);
+    p.h = fl_take(&p.size, lanes * pointer);
+    p.a = fl_take(&p.size, lanes * pointer);
+    p.y = fl_take(&p.size, lanes * pointer);
     p.lane = fl_take(&p.size, lanes * 4 * pointer);
     p.act = fl_take(&p.size, lanes * pointer);
     p.c = fl_take(&p.size, lanes * pointer);
     p.error = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(int));
     p.factors = fl_take(&p.size, lanes * factors * real);
     p.d = fl_take(&p.size, d * real);
-    p.net = fl_take(&p.size, net * real);
+    p.net = fl_take(&p.size, lanes * net * real);
     p.buffers = fl_take(&p.size, buffers * real);
     return p;
 }

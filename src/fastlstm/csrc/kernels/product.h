@@ -1,56 +1,140 @@
-/* The one matrix product of forward passes: net inputs of R rows for P groups of N row-vectors in registers.
+/* The one matrix product of forward passes: net inputs of many rows for a few row-vectors at a time, in registers.
 
-   Every net input is a single accumulator over its sources in the order of fl_geometry (biases, inputs, h, gate
-   activations), one fused multiply-add each. How rows and groups are blocked never changes an output's own chain
-   of operations: that is why one step, a sequence, a batch and every register width give the same bits. */
+   Every net input is summed in the order of fl_geometry, bias first, then for each kind of sources (inputs, h, gate
+   activations) blocks of FL_BLOCK of them: a block is one chain of fused multiply-adds from zero, and blocks are added
+   to the total in turn. Short chains keep rounding errors small, and a block of a panel stays in the first-level cache
+   while all rows pass over it. How rows and panels are tiled never changes an output's own operations: that is why one
+   step, a sequence, a batch, any number of threads and every register width give the same bits. */
 #ifndef FL_PRODUCT_H
 #define FL_PRODUCT_H
 
-/* Rows per block: R * 4 accumulators, 4 weight vectors and a broadcast fit the register file (32 or 16 names). */
+enum { FL_BLOCK = 64 };
+
+/* Rows per tile: R * 4 accumulators, 4 weight vectors and a broadcast fit the register file (32 or 16 names). */
 #if defined(FL_ISA_AVX512) || defined(FL_ISA_NEON)
 #define FL_ROWS 6
 #else
 #define FL_ROWS 3
 #endif
 
-/* acc[p][r][n] += sum_{k < count} row[r][k] * w[p][k][n]; w[p] advances by `stride` a source and is left behind
-   the last one, so that calls for consecutive kinds of sources follow each other. */
-FL_INLINE void fl_accumulate(V *acc, int P, int R, int N, const REAL **w, ptrdiff_t stride, const REAL *const *row,
-                             ptrdiff_t count) {
-    for (ptrdiff_t k = 0; k < count; k++) {
+/* Panels as a product reads them: source k of panel p, row-vector n is at w + p * panel + k * stride + n * VW. Totals
+   likewise: row r of panel p is at net + p * net_panel + r * net_row. */
+typedef struct fl_tile {
+    const REAL *w;
+    ptrdiff_t panel, stride;
+    REAL *net;
+    ptrdiff_t net_panel, net_row;
+    const REAL *bias; /* what all rows start from, [panel][row-vector][VW], read by the first block; or NULL: the net */
+    const REAL *next; /* weights that will be read after these */
+} fl_tile;
+
+/* Lines of the block after this one that a tile of R rows asks for with each source: about all, when many tiles read the
+   same block; weights that lie beyond the second-level cache then arrive while others are at work. */
+#define FL_SOON(R) ((R) > 4 ? 1 : (R) > 2 ? 2 : 0)
+#define FL_LINE 64
+
+/* acc[p][r][n] = sum_{k < count} s[r][from + k] w[p][k][n]: one chain each. (Unrolling the loop gains nothing.) */
+FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t panel, ptrdiff_t stride, const REAL *const *s,
+                        ptrdiff_t from, ptrdiff_t count, const char *soon) {
+    const REAL *row[FL_ROWS];
+    FL_UNROLL
+    for (int r = 0; r < R; r++)
+        row[r] = s[r] + from;
+    FL_UNROLL
+    for (int j = 0; j < P * R * N; j++)
+        acc[j] = v_zero();
+    for (ptrdiff_t k = 0; k < count; k++, w += stride) {
+        for (int j = 0; j < FL_SOON(R); j++, soon += FL_LINE)
+            v_prefetch(soon);
         FL_UNROLL
         for (int p = 0; p < P; p++) {
-            V wk[8];
+            V wk[FL_TILE];
             FL_UNROLL
             for (int n = 0; n < N; n++)
-                wk[n] = v_load(w[p] + n * VW);
+                wk[n] = v_load(w + p * panel + n * VW);
             FL_UNROLL
             for (int r = 0; r < R; r++) {
-                V s = v_bcast(row[r] + k);
+                const V x = v_bcast(row[r] + k);
                 FL_UNROLL
                 for (int n = 0; n < N; n++)
-                    acc[(p * R + r) * N + n] = v_fma(s, wk[n], acc[(p * R + r) * N + n]);
+                    acc[(p * R + r) * N + n] = v_fma(x, wk[n], acc[(p * R + r) * N + n]);
             }
-            w[p] += stride;
         }
     }
 }
 
-/* acc = bias_ih + bias_hh, each if it exists; w[p] is left behind the biases. */
-FL_INLINE void fl_accumulate_bias(V *acc, int P, int R, int N, const REAL **w, ptrdiff_t stride, ptrdiff_t biases) {
+/* Adds one block of sources to the totals of R rows. */
+FL_INLINE void fl_block(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t first, const char *soon, int P, int R, int N) {
+    V acc[FL_ROWS * FL_TILE];
+    fl_chain(acc, P, R, N, t->w + from * stride, t->panel, stride, s + first, from, count, soon);
     FL_UNROLL
     for (int p = 0; p < P; p++) {
         FL_UNROLL
-        for (int n = 0; n < N; n++) {
-            V b = v_zero();
-            if (biases > 0) b = v_load(w[p] + n * VW);
-            if (biases > 1) b = v_add(b, v_load(w[p] + stride + n * VW));
+        for (int r = 0; r < R; r++) {
+            REAL *total = t->net + p * t->net_panel + (first + r) * t->net_row;
+            const REAL *start = t->bias ? t->bias + p * N * VW : total;
             FL_UNROLL
-            for (int r = 0; r < R; r++)
-                acc[(p * R + r) * N + n] = b;
+            for (int n = 0; n < N; n++)
+                v_store(total + n * VW, v_add(v_load(start + n * VW), acc[(p * R + r) * N + n]));
         }
-        w[p] += biases * stride;
     }
+}
+
+/* The same for all rows, in tiles of about equal height. */
+FL_INLINE void fl_block_rows(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t rows, const REAL *next, int P, int N) {
+    const char *soon = (const char *)next;
+    for (ptrdiff_t r = 0, tiles = (rows + FL_ROWS - 1) / FL_ROWS; tiles > 0; tiles--) {
+        const ptrdiff_t R = (rows - r + tiles - 1) / tiles;
+        switch (R) {
+#if FL_ROWS > 3
+        case 6: fl_block(t, stride, s, from, count, r, soon, P, 6, N); break;
+        case 5: fl_block(t, stride, s, from, count, r, soon, P, 5, N); break;
+        case 4: fl_block(t, stride, s, from, count, r, soon, P, 4, N); break;
+#endif
+        case 3: fl_block(t, stride, s, from, count, r, soon, P, 3, N); break;
+        case 2: fl_block(t, stride, s, from, count, r, soon, P, 2, N); break;
+        default: fl_block(t, stride, s, from, count, r, soon, P, 1, N);
+        }
+        r += R;
+        soon += FL_SOON(R) * FL_BLOCK * FL_LINE;
+    }
+}
+
+/* net += sum_{k < count} s[r][k] w[k] for all rows; P panels of N row-vectors, P * N <= FL_TILE. */
+FL_NOINLINE void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, int P, int N) {
+    fl_tile now = *tile, *t = &now;
+    for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
+        const ptrdiff_t n = count - from < FL_BLOCK ? count - from : FL_BLOCK;
+        const REAL *next = from + n < count ? t->w + (from + n) * t->stride : t->next;
+        switch (P * 8 + N) {
+        case 8 + 4: fl_block_rows(t, 4 * VW, s, from, n, rows, next, 1, 4); break;
+        case 8 + 3: fl_block_rows(t, 3 * VW, s, from, n, rows, next, 1, 3); break;
+        case 8 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 1, 2); break;
+        case 16 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 2, 2); break;
+        case 32 + 1: fl_block_rows(t, VW, s, from, n, rows, next, 4, 1); break;
+        default: fl_block_rows(t, t->stride, s, from, n, rows, next, 1, 1);
+        }
+        now.bias = NULL;
+    }
+}
+
+/* The same for one row, whose totals are in registers. */
+FL_INLINE void fl_single_add(V *total, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int P, int N) {
+    for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
+        V acc[2 * FL_TILE];
+        fl_chain(acc, P, 1, N, w + from * N * VW, panel, N * VW, &s, from, count - from < FL_BLOCK ? count - from : FL_BLOCK, NULL);
+        FL_UNROLL
+        for (int j = 0; j < P * N; j++)
+            total[j] = v_add(total[j], acc[j]);
+    }
+}
+
+/* The biases of one row-vector: bias_ih + bias_hh, each if it exists. */
+FL_INLINE V fl_bias(const REAL *w, ptrdiff_t stride, ptrdiff_t biases) {
+    V b = v_zero();
+    if (biases > 0) b = v_load(w);
+    if (biases > 1) b = v_add(b, v_load(w + stride));
+    return b;
 }
 
 /* The vectors a[u], u = 0..n-1 at stride S from a canonical array (unit = block * S + slot), and back. */

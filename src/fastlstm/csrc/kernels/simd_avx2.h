@@ -26,6 +26,9 @@
 #error "simd_avx2.h needs AVX2 and FMA"
 #endif
 
+/* Into the second-level cache; any address will do. */
+FL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
 #ifdef FL_F64
 
 typedef __m256d V;

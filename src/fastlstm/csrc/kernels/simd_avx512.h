@@ -25,6 +25,9 @@
 #error "simd_avx512.h needs AVX-512 F, VL, BW and DQ"
 #endif
 
+/* Into the second-level cache; any address will do. */
+FL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
 #ifdef FL_F64
 
 typedef __m512d V;

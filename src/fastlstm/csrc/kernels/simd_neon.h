@@ -26,6 +26,9 @@
 
 #include "real.h"
 
+/* Into the second-level cache; any address will do. */
+FL_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+
 #ifdef FL_F64
 
 typedef float64x2_t V;

@@ -1,0 +1,166 @@
+"""What this machine can do at all: `python benchmarks/limits.py [--threads N]`; needs a C compiler.
+
+The peak rate of float32 multiply-adds in registers, and how fast caches and memory are read, measured by `limits.c`
+compiled for the machine at hand. One measure is short, to be repeated between the rounds of a benchmark: on a shared
+machine the clock swings, and only what was measured at the same time can be compared. `peers.py` does that.
+"""
+
+import argparse
+import ctypes
+import os
+import subprocess
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+SECONDS = 0.02  # one measure
+FLAGS = ["-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-Wall", "-Wextra"]
+SOURCE = Path(__file__).with_name("limits.c")
+KB, MB = 1 << 10, 1 << 20
+
+
+class Limits:
+    """Measures of `threads` cores at once; each call is one measure.
+
+    Raises
+    ------
+    OSError, subprocess.CalledProcessError
+        There is no C compiler, or it fails.
+    """
+
+    def __init__(self, threads=1):
+        self.threads = threads
+        self._library = compiled()
+        self._flops = self._library.limits_fma_flops()
+        self._pool = ThreadPoolExecutor(threads)
+        self._start = threading.Barrier(threads)
+        self._buffers = [aligned(KB) for _ in range(threads)]
+        self._times = {}  # what is measured -> repeats that last `SECONDS`
+
+    def fma(self):
+        """GFLOP/s of float32 multiply-adds (each counts two), all threads together."""
+
+        def work(thread, times):
+            self._library.limits_fma(times * 1000, 0.5, 1.0)
+
+        return self._rate("fma", work, 1000 * self._flops * self.threads)
+
+    def read(self, size):
+        """GB/s of reading `size` bytes over and over, each thread its share."""
+        share = max(KB, size // self.threads // KB * KB)
+        if self._buffers[0].nbytes < share:
+            self._buffers = [aligned(share) for _ in range(self.threads)]
+
+        def work(thread, times):
+            self._library.limits_read(self._buffers[thread].ctypes.data, share, times)
+
+        return self._rate(("read", share), work, share * self.threads)
+
+    def _rate(self, what, work, amount):
+        """Billions a second of `amount`, which is done when every thread has done ``work(thread, 1)``."""
+        while True:
+            times = self._times.get(what, 1)
+            seconds = self._seconds(work, times)
+            if SECONDS / 2 < seconds or times > 1 << 40:
+                break
+            self._times[what] = int(times * min(20, 0.5 + SECONDS / seconds)) + 1
+        if seconds > 3 * SECONDS and times > 1:
+            self._times[what] = max(1, int(times * SECONDS / seconds))
+        return amount * times / seconds / 1e9
+
+    def _seconds(self, work, times):
+        def timed(thread):
+            self._start.wait()
+            start = perf_counter()
+            work(thread, times)
+            return perf_counter() - start
+
+        if self.threads == 1:
+            return timed(0)
+        return max(self._pool.map(timed, range(self.threads)))
+
+
+def compiled():
+    """`limits.c` as a loaded library, with the flags of this very machine that the compiler takes."""
+    compiler = os.environ.get("CC", "cc").split()
+    with tempfile.TemporaryDirectory() as folder:
+        target = os.path.join(folder, "limits.so")
+        for native in (["-march=native"], ["-mcpu=native"], []):
+            command = [*compiler, *FLAGS, *native, str(SOURCE), "-o", target]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+        done.check_returncode()
+        library = ctypes.CDLL(target)  # stays loaded without its file
+    library.limits_fma_flops.restype = ctypes.c_long
+    library.limits_fma.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float]
+    library.limits_fma.restype = ctypes.c_float
+    library.limits_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
+    return library
+
+
+def aligned(size):
+    """Zeros, `size` bytes of touched memory that begin a page."""
+    buffer = np.zeros(size + 4096, np.uint8)
+    buffer[:] = 0
+    start = -buffer.ctypes.data % 4096
+    return buffer[start : start + size]
+
+
+def cache_sizes():
+    """Bytes of the data caches that a core sees, by level; common ones where the system does not say."""
+    sizes = {1: 32 * KB, 2: 512 * KB, 3: 16 * MB}
+    units = {"K": KB, "M": MB}
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind != "Instruction":
+                sizes[int(level)] = int(size[:-1]) * units[size[-1]] if size[-1] in units else int(size)
+        except (OSError, ValueError):
+            continue
+    for level, name in ((1, "hw.l1dcachesize"), (2, "hw.l2cachesize"), (3, "hw.l3cachesize")):  # macOS
+        try:
+            done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True)
+            sizes[level] = int(done.stdout) or sizes[level]
+        except (OSError, ValueError):
+            continue
+    return sizes
+
+
+def level_of(size, caches):
+    """Name of the smallest cache that holds `size` bytes with a quarter to spare, or "memory"."""
+    return next((f"L{level}" for level in sorted(caches) if size <= 0.75 * caches[level]), "memory")
+
+
+def level_buffers():
+    """Level -> bytes that certainly come from it."""
+    caches = cache_sizes()
+    buffers = {"L1": 16 * KB, "L2": caches[2] // 2}
+    if caches[3] > 2 * caches[2]:
+        buffers["L3"] = min(max(8 * MB, 2 * caches[2]), caches[3] // 2)
+    return buffers | {"memory": max(256 * MB, 2 * caches[3])}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="cores to measure at once (1)")
+    parser.add_argument("--rounds", type=int, default=20, help="measures of each; the best counts (20)")
+    options = parser.parse_args()
+    limits, buffers = Limits(options.threads), level_buffers()
+    best = dict.fromkeys(["fma", *buffers], 0.0)
+    for _ in range(options.rounds):
+        best["fma"] = max(best["fma"], limits.fma())
+        for level, size in buffers.items():
+            best[level] = max(best[level], limits.read(size * options.threads if level != "memory" else size))
+    print(f"| limit, {options.threads} thread{'s' * (options.threads > 1)} | best of {options.rounds} |\n|---|---|")
+    print(f"| float32 multiply-add | {best['fma']:.0f} GFLOP/s |")
+    for level, size in buffers.items():
+        print(f"| read from {level} ({size / KB:.0f} kB) | {best[level]:.1f} GB/s |")
+
+
+if __name__ == "__main__":
+    main()
