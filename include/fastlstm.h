@@ -92,7 +92,8 @@ fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_laye
 fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                 const void *packed, void *params);
 
-/* The sequences of one forward call. Row (t, b) of x starts at x + t * x_step + b * x_lane. */
+/* The sequences of one forward call. Row (t, b) of x starts at x + t * x_step + b * x_lane, and so with y; where `starts`
+   is given, b is starts[b] there: sequences of different lengths may lie one after the other. */
 typedef struct fastlstm_batch {
     ptrdiff_t steps, lanes;
     const void *x;           /* rows of I elements; those beyond a lane's length are not read */
@@ -100,6 +101,7 @@ typedef struct fastlstm_batch {
     void *y;                 /* out: rows of the last layer's width; zero beyond a lane's length; no overlap with x */
     ptrdiff_t y_step, y_lane;
     const int64_t *lengths;  /* (B,) 1..T, or NULL: all T */
+    const int64_t *starts;   /* (B,) not negative, or NULL: 0..B-1; outputs beyond the lengths are then not written */
     const uint8_t *reset;    /* (T, B), or NULL: where not 0 the lane's state is zero before that step */
     void *state;             /* inout: the state before the first and after each lane's last step */
 } fastlstm_batch;

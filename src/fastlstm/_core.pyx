@@ -39,6 +39,7 @@ cdef extern from "fastlstm.h" nogil:
         void *y
         Py_ssize_t y_step, y_lane
         const int64_t *lengths
+        const int64_t *starts
         const uint8_t *reset
         void *state
     ctypedef struct fastlstm_learner:
@@ -313,13 +314,17 @@ cdef class Network:
             raise ValueError(f"{steps} steps of {lanes} lanes do not fit into memory")
         return aligned(size, self.dtype)
 
-    def forward(self, packed, x, y, state, lengths=None, reset=None, bint batch_first=False):
-        """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written."""
+    def forward(self, packed, x, y, state, lengths=None, reset=None, bint batch_first=False, starts=None):
+        """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written.
+
+        With `starts` (B,), x and y are (rows, .), where sequences of these `lengths` begin at these rows."""
         cdef fastlstm_batch batch
         cdef fastlstm_status status
         cdef list raised = []
         cdef Py_ssize_t first = x.shape[0], second = x.shape[1]
         batch.steps, batch.lanes = (second, first) if batch_first else (first, second)
+        if starts is not None:
+            batch.steps, batch.lanes = lengths.max(), len(lengths)
         cdef int by_units = 0
         cdef int threads = fastlstm_divide(self.engine, self.layers, self.n_layers, batch.steps, batch.lanes, num_threads, &by_units)
         global has_pool
@@ -331,7 +336,10 @@ cdef class Network:
         if batch_first:
             batch.x_step, batch.x_lane = self.input_size, self.input_size * batch.steps
             batch.y_step, batch.y_lane = self.output_size, self.output_size * batch.steps
-        batch.lengths = <const int64_t *>data(lengths)
+        if starts is not None:
+            batch.x_step = batch.x_lane = self.input_size
+            batch.y_step = batch.y_lane = self.output_size
+        batch.lengths, batch.starts = <const int64_t *>data(lengths), <const int64_t *>data(starts)
         batch.reset = <const uint8_t *>data(reset)
         cdef void *weights = data(packed)
         cdef void *work = data(scratch)
@@ -372,7 +380,7 @@ cdef class Stream:
         self.batch.steps, self.batch.lanes = 1, lanes
         self.batch.x_step, self.batch.x_lane = lanes * network.input_size, network.input_size
         self.batch.y_step, self.batch.y_lane = lanes * network.output_size, network.output_size
-        self.batch.lengths = NULL
+        self.batch.lengths = self.batch.starts = NULL
         self.batch.reset = NULL
         self.batch.state = data(self.flat_state)
         self.batch.y = data(self.y)

@@ -245,19 +245,16 @@ class Layer:
         >>> y.shape, h.shape
         ((5, 2, 4), (1, 2, 4))
         """
-        ragged = isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x)
-        if ragged:
-            if lengths is not None:
-                raise ValueError("lengths must be None when x is a list of sequences: they have their own")
-            x, lengths = self._padded(x)
-        single = not ragged and ndim_of(x) == 2
-        batch_first = self.batch_first and not ragged and not single
+        if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
+            return self._call_ragged(x, state, lengths, reset)
+        single = ndim_of(x) == 2
+        batch_first = self.batch_first and not single
         if single:
             x = as_input(x, "x", self.dtype, (-1, self._network.input_size))[:, None, :]
         else:
             x = as_input(x, "x", self.dtype, (-1, -1, self._network.input_size))
         lanes, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
-        if lengths is not None and not ragged:
+        if lengths is not None:
             lengths = self._lengths(lengths, lanes, steps)
         if reset is not None:
             reset = as_anything(reset, "reset", "b")
@@ -270,18 +267,23 @@ class Layer:
         y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
         self._network.forward(self._weights(), x, y, flat, lengths, reset, batch_first)
         after = self._wrap_state(self._state_views(flat, lanes))
-        if ragged:
-            return [y[:length, b].copy() for b, length in enumerate(lengths)], after
         return (y[:, 0] if single else y), after
 
-    def _padded(self, sequences):
-        width = self._network.input_size
-        arrays = [as_input(x, f"x[{b}]", self.dtype, (-1, width)) for b, x in enumerate(sequences)]
+    def _call_ragged(self, sequences, state, lengths, reset):
+        """A list of sequences: they lie one after the other, without padding."""
+        if lengths is not None:
+            raise ValueError("lengths must be None when x is a list of sequences: they have their own")
+        arrays = [as_input(x, f"x[{b}]", self.dtype, (-1, self._network.input_size)) for b, x in enumerate(sequences)]
         lengths = np.array([len(a) for a in arrays], np.int64)
-        x = np.zeros((int(lengths.max()), len(arrays), width), self.dtype)
-        for b, a in enumerate(arrays):
-            x[: len(a), b] = a
-        return x, lengths
+        ends = np.cumsum(lengths)
+        if reset is not None:
+            reset = as_mask(as_anything(reset, "reset", "b"), "reset", (int(lengths.max()), len(arrays)))
+        flat = self._network.new_state(len(arrays))
+        if state is not None:
+            self._fill_state(flat, len(arrays), state)
+        y = np.empty((ends[-1], self._network.output_size), self.dtype)
+        self._network.forward(self._weights(), np.concatenate(arrays), y, flat, lengths, reset, starts=ends - lengths)
+        return np.split(y, ends[:-1]), self._wrap_state(self._state_views(flat, len(arrays)))
 
     @staticmethod
     def _lengths(lengths, lanes, steps):

@@ -46,6 +46,7 @@ typedef struct cut {
     ptrdiff_t t0, steps, b0, lanes;
     int spread;     /* lanes outermost, and gaps between the rows of x and y */
     int threads, by_units;
+    int turned;     /* the last lane's rows come first, which `starts` tells */
     void *prepared; /* scratch that is prepared */
 } cut;
 
@@ -65,11 +66,14 @@ static void part(const task *k, const fastlstm_engine *e, const void *packed, cu
     char *out = real_new(bits, y_size), *own_state = real_new(bits, fastlstm_state_size(k->m.l, k->m.n, all));
     uint8_t *reset = k->reset ? memory_new((size_t)(at.steps * all)) : NULL;
     int64_t *lengths = k->lengths && at.steps == k->T ? memory_new((size_t)all * sizeof *lengths) : NULL;
+    int64_t *starts = at.turned ? memory_new((size_t)all * sizeof *starts) : NULL;
     for (ptrdiff_t b = 0; b < at.lanes; b++) {
+        const ptrdiff_t place = at.turned ? at.lanes - 1 - b : b;
+        if (starts) starts[b] = place;
         for (ptrdiff_t t = 0; t < at.steps; t++) {
             const ptrdiff_t from = (at.t0 + t) * k->B + at.b0 + b;
             for (ptrdiff_t j = 0; j < I && (!k->lengths || at.t0 + t < k->lengths[at.b0 + b]); j++)
-                feed(bits, x, t * batch.x_step + b * batch.x_lane + j, k->x[from * I + j]);
+                feed(bits, x, t * batch.x_step + place * batch.x_lane + j, k->x[from * I + j]);
             if (reset) reset[t * all + b] = k->reset[from];
         }
         if (lengths) lengths[b] = k->lengths[at.b0 + b];
@@ -78,6 +82,7 @@ static void part(const task *k, const fastlstm_engine *e, const void *packed, cu
     batch.x = x;
     batch.y = out;
     batch.lengths = lengths;
+    batch.starts = starts;
     batch.reset = reset;
     batch.state = own_state;
     const uint64_t before = fnv(FNV_BEGIN, x, (size_t)(x_size * real));
@@ -95,7 +100,12 @@ static void part(const task *k, const fastlstm_engine *e, const void *packed, cu
     copy_lanes(&k->m, (size_t)real, state, k->B, at.b0, own_state, all, 0, at.lanes);
     for (ptrdiff_t t = 0; t < at.steps; t++)
         for (ptrdiff_t b = 0; b < at.lanes; b++) {
-            char *row = out + (t * batch.y_step + b * batch.y_lane) * real;
+            char *row = out + (t * batch.y_step + (at.turned ? at.lanes - 1 - b : b) * batch.y_lane) * real;
+            if (at.turned && lengths && t >= lengths[b]) {
+                for (ptrdiff_t j = 0; j < O * real; j++)
+                    CHECK(row[j] == (char)0xff);
+                memset(row, 0, (size_t)(O * real));
+            }
             memcpy(y + ((at.t0 + t) * k->B + at.b0 + b) * O * real, row, (size_t)(O * real));
             memset(row, 0xff, (size_t)(O * real));
         }
@@ -108,7 +118,7 @@ static void part(const task *k, const fastlstm_engine *e, const void *packed, cu
 
 typedef struct result { char *y, *state; size_t y_bytes, state_bytes; } result;
 
-enum { WHOLE, SPREAD, THREADS, UNITS, LANE_BY_LANE, STEP_BY_STEP, PREPARED };
+enum { WHOLE, SPREAD, TURNED, THREADS, UNITS, LANE_BY_LANE, STEP_BY_STEP, PREPARED };
 
 static int any_reverse(const net *m) {
     int any = 0;
@@ -128,7 +138,7 @@ static result forward(const task *k, const fastlstm_engine *e, const void *packe
     const int bits = fastlstm_engine_bits(e);
     const ptrdiff_t y_size = k->T * k->B * width_out(&k->m), state_size = k->m.state * k->B;
     result r = {real_new(bits, y_size), feed_all(bits, k->state, state_size), (size_t)(y_size * bits / 8), (size_t)(state_size * bits / 8)};
-    cut at = {.steps = k->T, .lanes = k->B, .spread = way == SPREAD};
+    cut at = {.steps = k->T, .lanes = k->B, .spread = way == SPREAD, .turned = way == TURNED};
     for (ptrdiff_t j = 0; j < state_size; j++)
         if (k->state[j] != k->state[j]) memset(r.state + j * (bits / 8), 0xff, (size_t)(bits / 8));
     if (way == THREADS) at.threads = k->B == 1 ? 1 : k->B == 2 || k->B % 2 ? 2 : 3; /* of 11 lanes one makes 5, one 6 */
@@ -185,6 +195,7 @@ static void check_forward(const task *k) {
             compare(bits, OUTPUT, whole.y, y, y_size);
             compare(bits, STATE, whole.state, state, state_size);
             CHECK(same(whole, forward(k, e, packed, SPREAD)));
+            CHECK(same(whole, forward(k, e, packed, TURNED)));
             CHECK(same(whole, forward(k, e, packed, LANE_BY_LANE)));
             CHECK(same(whole, forward(k, e, packed, PREPARED)));
             CHECK(same(whole, forward(k, e, packed, THREADS)));

@@ -264,6 +264,9 @@ static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes)
     if (batch->lengths)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
             if (batch->lengths[b] < 1 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
+    if (batch->starts)
+        for (ptrdiff_t b = 0; b < batch->lanes; b++)
+            if (batch->starts[b] < 0 || batch->starts[b] > FL_LIMIT) return FASTLSTM_BAD_ARGUMENT;
     return FASTLSTM_OK;
 }
 
@@ -293,8 +296,9 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
 
 /* ---- Several threads ---- */
 
-/* Multiply-adds of a call, and of one layer's step, below which waking or meeting other threads costs more than it brings. */
-enum { FL_CALL_WORK = 1000000, FL_MEETING_WORK = 250000, FL_MOST_THREADS = 1 << 16 };
+/* Multiply-adds of a call, and of one layer's step, below which waking or meeting other threads costs more than it brings;
+   weights of a layer beyond which a core's second-level cache does not hold them. */
+enum { FL_CALL_WORK = 1000000, FL_MEETING_WORK = 100000, FL_LARGE_LAYER = 400000, FL_MOST_THREADS = 1 << 16 };
 
 /* Gate activations pass from step to step in each thread's own memory: units are divided without them only. */
 static int reads_gates(const fastlstm_layer *layers, ptrdiff_t n) {
@@ -315,8 +319,8 @@ int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers,
     }
     const ptrdiff_t meeting = times(largest, lanes);
     if (work >= 0 && work < FL_CALL_WORK) return 1;
-    /* Few lanes of a large network: each core keeps its part of the weights in its own cache. */
-    *by_units = !reads_gates(layers, n_layers) && lanes / threads < 6 && (meeting < 0 || meeting >= FL_MEETING_WORK);
+    /* One lane has nothing else to divide; of large layers each core then keeps its part of the weights in its own cache. */
+    *by_units = !reads_gates(layers, n_layers) && (meeting < 0 || meeting >= FL_MEETING_WORK) && (lanes < threads || largest >= FL_LARGE_LAYER);
     return *by_units || threads <= lanes ? threads : (int)lanes;
 }
 

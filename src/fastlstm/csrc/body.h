@@ -5,6 +5,7 @@
 
 #include "engine.h"
 #include "geometry.h"
+#include "scratch.h"
 #include "kernels/activation.h"
 #include "kernels/fpu.h"
 #include "kernels/product.h"

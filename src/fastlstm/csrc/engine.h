@@ -28,6 +28,8 @@ struct fastlstm_engine {
 /* Rows of a forward call whose input products are made together (forward.h); of a stack, rows of a layer's outputs that
    the next one reads before either goes on. */
 enum { FL_ROWS_AHEAD = 96 };
+/* Inputs so few that making their products ahead costs more than it saves. */
+enum { FL_FEW_INPUTS = 8 };
 
 extern const fastlstm_engine fl_engine_generic_f32, fl_engine_generic_f64;
 extern const fastlstm_engine fl_engine_avx2_f32, fl_engine_avx2_f64;

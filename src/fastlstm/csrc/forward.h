@@ -36,7 +36,8 @@ static int fl_interrupted(fl_patience *p, ptrdiff_t work) {
 /* Lanes of this call have places 0..B-1, longest first: those that still run at any step are the first ones. */
 typedef struct fl_work {
     ptrdiff_t lanes;           /* B */
-    ptrdiff_t *lane, *place;   /* (B,) the lane at a place; 0..B-1, rows of `between` */
+    ptrdiff_t *lane, *place;   /* (B,) the lane at a place; 0..B-1, rows of `between`; */
+    ptrdiff_t *start;          /*   rows of the batch's x and y */
     fl_row *rows;              /* (B,) */
     const REAL **x, **h, **a;  /* x as many as are made ahead and (B,), (B,), (B,) */
     REAL **y;                  /* (B,) */
@@ -57,6 +58,8 @@ static void fl_deal_lanes(const fastlstm_batch *batch, const fl_share *share, fl
     else
         for (ptrdiff_t b = 0; b < work->lanes; b++)
             work->lane[b] = share->order[share->part + b * share->parts];
+    for (ptrdiff_t b = 0; b < work->lanes; b++)
+        work->start[b] = batch->starts ? (ptrdiff_t)batch->starts[work->lane[b]] : work->lane[b];
 }
 
 /* How many places run at time t; `n` is the number at a neighbouring step. */
@@ -105,6 +108,47 @@ static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) 
     return work->barrier ? fl_done(work, cell->q.packed * s->steps * work->lanes) : stop;
 }
 
+/* One lane, whose steps are short: the same with as little around a step as can be. */
+static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, REAL *state) {
+    const fl_geometry *q = &cell->q;
+    const fastlstm_batch *batch = s->batch;
+    const ptrdiff_t lane = work->lane[0], H = q->H, left = (batch->lengths ? batch->lengths[lane] : batch->steps) - s->t0;
+    const ptrdiff_t steps = left < s->steps ? left : s->steps, made_most = q->I < FL_FEW_INPUTS ? 0 : work->ahead;
+    const ptrdiff_t first = cell->first * VW * q->S, end = cell->end * VW * q->S < H ? cell->end * VW * q->S : H; /* units */
+    const int reverse = cell->l->reverse;
+    const ptrdiff_t from = reverse ? steps - 1 : 0, x_step = reverse ? -s->x_step : s->x_step, y_step = reverse ? -s->y_step : s->y_step;
+    REAL *h_state = state + cell->l->state_h * batch->lanes + lane * H;
+    const REAL *x = s->x + from * s->x_step + s->x_row[0] * s->x_lane, *h = h_state;
+    fl_row row = {.c = state + cell->l->state_c * batch->lanes + lane * H, .y = s->y + from * s->y_step + s->y_row[0] * s->y_lane};
+    fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h};
+    ptrdiff_t made_to = 0;
+    int stop = 0;
+
+    for (ptrdiff_t done = 0; done < steps && !stop; done++) {
+        if (made_most > 1 && done == made_to) {
+            const ptrdiff_t n = steps - done < made_most ? steps - done : made_most;
+            for (ptrdiff_t m = 0; m < n; m++)
+                work->x[m] = x + m * x_step;
+            rows.net = work->net;
+            rows.net_panel = work->ahead * q->G * VW;
+            fl_input_rows(cell, work->x, n, rows.net, rows.net_panel);
+            made_to += n;
+        }
+        if (batch->reset && fl_starts(batch, reverse, s->t0 + (reverse ? steps - 1 - done : done), lane)) {
+            h = work->zeros;
+            fl_zero(row.c + first, end - first);
+        }
+        fl_cell_rows(cell, &rows);
+        h = row.y;
+        x += x_step;
+        row.y += y_step;
+        rows.net += q->G * VW;
+        stop = fl_done(work, q->packed);
+    }
+    if (!stop) fl_copy(h_state + first, h + first, end - first);
+    return stop;
+}
+
 static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *work, REAL *state) {
     const fl_geometry *q = &cell->q;
     const fastlstm_batch *batch = s->batch;
@@ -117,6 +161,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
     ptrdiff_t made = 0, made_to = 0, n = 0; /* rows and steps whose input products are ready, in processing order */
     int stop = 0;
 
+    if (B == 1 && !A && q->G <= FL_TILE) return fl_single_span(cell, s, work, state);
     for (ptrdiff_t b = 0; b < B; b++) {
         work->h[b] = h + lane[b] * H;
         if (A) fl_copy(a_prev + b * A, a_state + lane[b] * A, A);
@@ -126,7 +171,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         n = fl_running(batch, work, time, n);
         /* Few rows are too little work for the time it takes to read the weights: make the input products of many
            steps in one pass over them. The same totals go on from there, so the bits do not change. */
-        if (done >= made_to) {
+        if (work->ahead && done >= made_to) {
             ptrdiff_t rows = 0, n_m = n, m = done;
             for (; m < s->steps; m++) {
                 const ptrdiff_t t_m = reverse ? s->steps - 1 - m : m;
@@ -153,10 +198,8 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         }
         for (ptrdiff_t b = n; A && b < B; b++)
             fl_copy(a_next + b * A, a_prev + b * A, A);
-        /* All lanes at once, unless a step of them takes so long that Ctrl-C would wait. */
-        const ptrdiff_t most = FL_STEP_WORK / q->packed > 96 ? FL_STEP_WORK / q->packed : 96;
-        for (ptrdiff_t r = 0; r < n && !stop; r += most) {
-            const fl_rows rows = {.n = n - r < most ? n - r : most,
+        for (ptrdiff_t r = 0; r < n && !stop; r += cell->most) {
+            const fl_rows rows = {.n = n - r < cell->most ? n - r : cell->most,
                                   .row = work->rows + r,
                                   .x = work->x + r,
                                   .h = work->h + r,
@@ -164,7 +207,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
                                   .net = ahead ? work->net + (made + r) * q->G * VW : work->net,
                                   .net_panel = ahead ? work->ahead * q->G * VW : 0};
             fl_cell_rows(cell, &rows);
-            stop = r + most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
+            stop = r + cell->most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
         }
         made += n;
         for (ptrdiff_t b = 0; b < n; b++)
@@ -208,6 +251,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
         .work = {.lanes = lanes,
                  .lane = (ptrdiff_t *)(base + plan.lane),
                  .place = (ptrdiff_t *)(base + plan.place),
+                 .start = (ptrdiff_t *)(base + plan.start),
                  .rows = (fl_row *)(base + plan.rows),
                  .x = (const REAL **)(base + plan.x),
                  .h = (const REAL **)(base + plan.h),
@@ -230,7 +274,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
 
 /* Outputs beyond the lengths are zero. */
 static void fl_zero_padding(const fastlstm_batch *batch, const fl_work *work, ptrdiff_t width) {
-    for (ptrdiff_t b = 0; batch->lengths && b < work->lanes; b++)
+    for (ptrdiff_t b = 0; batch->lengths && !batch->starts && b < work->lanes; b++)
         for (ptrdiff_t t = batch->lengths[work->lane[b]]; t < batch->steps; t++)
             fl_zero((REAL *)batch->y + t * batch->y_step + work->lane[b] * batch->y_lane, width);
 }
@@ -253,7 +297,7 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
         cell->end = cell->q.groups * (units->part + 1) / units->parts;
     }
     for (ptrdiff_t t0 = 0; t0 < batch->steps && !stop; t0 += runner->steps) {
-        fl_span in = {.batch = batch, .t0 = t0, .x_step = batch->x_step, .x_lane = batch->x_lane, .x_row = work->lane};
+        fl_span in = {.batch = batch, .t0 = t0, .x_step = batch->x_step, .x_lane = batch->x_lane, .x_row = work->start};
         in.steps = batch->steps - t0 < runner->steps ? batch->steps - t0 : runner->steps;
         in.x = (const REAL *)batch->x + t0 * batch->x_step;
         for (ptrdiff_t i = 0, turn = 0; i < n && !stop; turn ^= 1) {
@@ -264,7 +308,7 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
             in.y = last ? (REAL *)batch->y + t0 * batch->y_step : between[turn];
             in.y_step = last ? batch->y_step : B * width;
             in.y_lane = last ? batch->y_lane : width;
-            in.y_row = last ? work->lane : work->place;
+            in.y_row = last ? work->start : work->place;
             const REAL *next_x = in.y;
             for (ptrdiff_t d = 0; d < directions && !stop; d++, i++, cell++) {
                 stop = cell->l->kind == FASTLSTM_LINEAR ? fl_linear_span(cell, &in, work)

@@ -32,6 +32,7 @@ typedef struct fl_cell {
     const fastlstm_layer *l;
     const REAL *w;       /* packed */
     ptrdiff_t first, end; /* the groups to be computed: all, or one thread's */
+    ptrdiff_t most;      /* lanes that take a step together: all, unless Ctrl-C would wait too long for them */
     int plain;           /* three gates, sigmoid and tanh, blocks of one cell, nothing else */
 } fl_cell;
 
@@ -41,6 +42,7 @@ static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w) 
     cell->w = w;
     cell->first = 0;
     cell->end = cell->q.groups;
+    cell->most = FL_STEP_WORK / cell->q.packed > 96 ? FL_STEP_WORK / cell->q.packed : 96;
     cell->plain = l->kind == FASTLSTM_LSTM && l->gates == (FASTLSTM_INPUT_GATE | FASTLSTM_FORGET_GATE | FASTLSTM_OUTPUT_GATE) &&
                   !l->peepholes && cell->q.A == 0 && cell->q.S == 1 && !(l->clip < INFINITY) &&
                   l->gate_activation == FASTLSTM_SIGMOID && l->input_activation == FASTLSTM_TANH &&
@@ -198,21 +200,29 @@ FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_row
     V total[8];
     fl_net_single(total, cell, group, rows->net_panel ? rows->net + group * rows->net_panel : NULL, rows->net_panel, rows->x[0],
                   rows->h[0], cell->q.A ? rows->a[0] : NULL, P, N);
+    const fl_row *row = rows->row;
+    if (N == 4 && cell->plain) {
+        V c[2];
+        FL_UNROLL
+        for (int p = 0; p < P; p++) {
+            const ptrdiff_t u = (group + p) * VW;
+            c[p] = fl_plain_state(total[p * N], total[p * N + 1], total[p * N + 3], row, u, cell->q.J - u,
+                                  row->act ? row->act + (group + p) * cell->q.acts : NULL);
+        }
+        FL_UNROLL
+        for (int p = 0; p < P; p++) {
+            const ptrdiff_t u = (group + p) * VW;
+            fl_plain_output(total[p * N + 2], c[p], row, u, cell->q.J - u, row->act ? row->act + (group + p) * cell->q.acts : NULL);
+        }
+        return;
+    }
     FL_UNROLL
     for (int p = 0; p < P; p++) {
-        const fl_row *row = rows->row;
-        if (N == 4 && cell->plain) {
-            const ptrdiff_t u = (group + p) * VW;
-            REAL *act = row->act ? row->act + (group + p) * cell->q.acts : NULL;
-            const V c = fl_plain_state(total[p * N], total[p * N + 1], total[p * N + 3], row, u, cell->q.J - u, act);
-            fl_plain_output(total[p * N + 2], c, row, u, cell->q.J - u, act);
-        } else {
-            REAL net[4 * VW];
-            FL_UNROLL
-            for (int n = 0; n < N; n++)
-                v_store(net + n * VW, total[p * N + n]);
-            fl_finish(cell, group + p, net, row);
-        }
+        REAL net[4 * VW];
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            v_store(net + n * VW, total[p * N + n]);
+        fl_finish(cell, group + p, net, row);
     }
 }
 

@@ -30,7 +30,7 @@ typedef struct fl_forward_plan {
     ptrdiff_t widest;  /* of all h */
     int reverse;       /* a layer reads backwards: a span is the whole batch */
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
-    ptrdiff_t runner, cells, lane, place, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
+    ptrdiff_t runner, cells, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
 } fl_forward_plan;
 
 static inline ptrdiff_t fl_take(ptrdiff_t *size, ptrdiff_t bytes) {
@@ -61,6 +61,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     p.runner = fl_take(&p.size, FL_RUNNER_BYTES); /* first, so that it is found */
     p.cells = fl_take(&p.size, n * FL_CELL_BYTES);
     p.lane = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.start = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.place = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.rows = fl_take(&p.size, lanes * 4 * pointer); /* a row's descriptor is four pointers */
     p.x = fl_take(&p.size, (lanes > p.ahead ? lanes : p.ahead) * pointer);

@@ -28,14 +28,14 @@ typedef struct fl_tile {
     const REAL *next; /* weights that will be read after these */
 } fl_tile;
 
-/* Lines of the block after this one that a tile of R rows asks for with each source: about all, when many tiles read the
-   same block; weights that lie beyond the second-level cache then arrive while others are at work. */
-#define FL_SOON(R) ((R) > 4 ? 1 : (R) > 2 ? 2 : 0)
+/* Whether a tile of R rows asks, with each source, for a line of the block after this one: about all of it, when a few
+   tiles read the same block. Weights beyond the second-level cache then arrive while others are at work. */
+#define FL_SOON(R) ((R) > 2)
 #define FL_LINE 64
 
 /* acc[p][r][n] = sum_{k < count} s[r][from + k] w[p][k][n]: one chain each. (Unrolling the loop gains nothing.) */
 FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t panel, ptrdiff_t stride, const REAL *const *s,
-                        ptrdiff_t from, ptrdiff_t count, const char *soon) {
+                        ptrdiff_t from, ptrdiff_t count, uintptr_t soon) {
     const REAL *row[FL_ROWS];
     FL_UNROLL
     for (int r = 0; r < R; r++)
@@ -44,8 +44,7 @@ FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t pa
     for (int j = 0; j < P * R * N; j++)
         acc[j] = v_zero();
     for (ptrdiff_t k = 0; k < count; k++, w += stride) {
-        for (int j = 0; j < FL_SOON(R); j++, soon += FL_LINE)
-            v_prefetch(soon);
+        if (FL_SOON(R)) v_prefetch((const void *)soon), soon += FL_LINE;
         FL_UNROLL
         for (int p = 0; p < P; p++) {
             V wk[FL_TILE];
@@ -64,7 +63,7 @@ FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t pa
 }
 
 /* Adds one block of sources to the totals of R rows. */
-FL_INLINE void fl_block(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t first, const char *soon, int P, int R, int N) {
+FL_INLINE void fl_block(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t first, uintptr_t soon, int P, int R, int N) {
     V acc[FL_ROWS * FL_TILE];
     fl_chain(acc, P, R, N, t->w + from * stride, t->panel, stride, s + first, from, count, soon);
     FL_UNROLL
@@ -82,7 +81,7 @@ FL_INLINE void fl_block(const fl_tile *t, ptrdiff_t stride, const REAL *const *s
 
 /* The same for all rows, in tiles of about equal height. */
 FL_INLINE void fl_block_rows(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t rows, const REAL *next, int P, int N) {
-    const char *soon = (const char *)next;
+    uintptr_t soon = (uintptr_t)next;
     for (ptrdiff_t r = 0, tiles = (rows + FL_ROWS - 1) / FL_ROWS; tiles > 0; tiles--) {
         const ptrdiff_t R = (rows - r + tiles - 1) / tiles;
         switch (R) {
@@ -122,7 +121,7 @@ FL_NOINLINE void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdi
 FL_INLINE void fl_single_add(V *total, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int P, int N) {
     for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
         V acc[2 * FL_TILE];
-        fl_chain(acc, P, 1, N, w + from * N * VW, panel, N * VW, &s, from, count - from < FL_BLOCK ? count - from : FL_BLOCK, NULL);
+        fl_chain(acc, P, 1, N, w + from * N * VW, panel, N * VW, &s, from, count - from < FL_BLOCK ? count - from : FL_BLOCK, 0);
         FL_UNROLL
         for (int j = 0; j < P * N; j++)
             total[j] = v_add(total[j], acc[j]);
