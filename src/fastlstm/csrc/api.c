@@ -151,7 +151,7 @@ static int counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps
     if (fastlstm_state_size(layers, n, lanes) < 0) return 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, 16);
-        total = plus(total, plus(plus(times(q.groups, q.trace), times(q.groups, q.factors + q.acts)), q.M + 8 * q.H + 64 + 16 * q.G));
+        total = plus(total, plus(plus(times(q.groups, q.trace), plus(times(q.groups, q.factors), q.acts)), q.M + 8 * q.H + 64 + 16 * q.G));
     }
     const ptrdiff_t rows = times(steps, lanes);
     return times(times(total, lanes), 64) >= 0 && (!any_reverse(layers, n) || times(times(total, rows), 64) >= 0) && rows >= 0;

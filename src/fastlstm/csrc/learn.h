@@ -10,7 +10,7 @@ typedef struct fl_learn_layer {
     REAL *s;   /* (B, M) sources */
     REAL *y;   /* (B, H) outputs of a linear layer */
     REAL *dy;  /* (B, H) error of the outputs */
-    REAL *act; /* (B, groups, acts) */
+    REAL *act; /* (B, acts) */
     REAL *traces;
     ptrdiff_t at; /* of its weights in the packed arrays */
 } fl_learn_layer;
@@ -56,7 +56,7 @@ static void fl_learner_prepare(fastlstm_learner *m) {
         fl_cell_init(&p->cell, m->layers + i, (const REAL *)m->weights + p->at);
         const fl_geometry *q = &p->cell.q;
         p->act = buffer;
-        p->s = p->act + m->lanes * q->groups * q->acts;
+        p->s = p->act + m->lanes * q->acts;
         p->y = p->s + m->lanes * q->M;
         p->dy = p->y + m->lanes * q->H;
         p->traces = traces;
@@ -91,7 +91,7 @@ static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, c
             w->rows[b] = (fl_row){.c = state + l->state_c * B + b * q->H,
                                   .y = state + l->state_h * B + b * q->H, /* its old value is in s */
                                   .a_out = q->A ? state + l->state_a * B + b * q->A : NULL,
-                                  .act = p->act + b * q->groups * q->acts};
+                                  .act = p->act + b * q->acts};
         }
         if (linear) {
             fl_linear_rows(&p->cell, w->x, w->y, B, w->net);
@@ -149,7 +149,7 @@ static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, 
                     v_store(factors + group * q->factors + 8 * VW, v_load(w->d + group * VW));
             } else {
                 for (ptrdiff_t group = 0; group < q->groups; group++)
-                    fl_lstm_factors(&p->cell, group, p->act + (b * q->groups + group) * q->acts,
+                    fl_lstm_factors(&p->cell, group, p->act + b * q->acts,
                                     (REAL *)m->state + l->state_c * B + b * q->H, error ? p->dy + b * q->H : NULL,
                                     factors + group * q->factors);
                 if (error && i > 0) fl_lstm_errors(q, factors, w->d);
@@ -166,7 +166,7 @@ static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, 
             fl_trace(q, w->lane, B, &to, group * q->panel);
             if (l->peepholes) {
                 for (ptrdiff_t b = 0; b < B; b++) {
-                    w->act[b] = p->act + (b * q->groups + group) * q->acts;
+                    w->act[b] = p->act + b * q->acts + fl_act_cell(q, group, VW);
                     w->c[b] = (const REAL *)m->state + l->state_c * B + b * q->H;
                 }
                 fl_trace_peepholes(q, group, w->lane, B, w->act, w->c, &to);

@@ -14,7 +14,7 @@ typedef struct fl_row {
     REAL *c;     /* inout (H,) */
     REAL *y;     /* out (H,): h of this step; never overlaps the h that is read */
     REAL *a_out; /* out (A,); never overlaps the a that is read */
-    REAL *act;   /* out (groups, acts): gates, g, h(c), c(t-1) for the gradient; or NULL */
+    REAL *act;   /* out (acts,): gates, g, h(c), c(t-1) for the gradient; or NULL */
 } fl_row;
 
 /* A step of n lanes. */
@@ -106,31 +106,34 @@ FL_INLINE void fl_net_single(V *total, const fl_cell *cell, ptrdiff_t group, con
 /* c(t) = f c(t-1) + i g: one rounding for f c, one for the sum. */
 FL_INLINE V fl_state(V f, V c_prev, V i, V g) { return v_fma(i, g, v_mul(f, c_prev)); }
 
-/* The plain cell's state from its net inputs, VW units from u on, of which n exist. */
-FL_INLINE V fl_plain_state(V i, V f, V g, const fl_row *row, ptrdiff_t u, ptrdiff_t n, REAL *act) {
+/* The plain cell's state of one group from its net inputs. */
+FL_INLINE V fl_plain_state(const fl_cell *cell, ptrdiff_t group, const fl_row *row, V i, V f, V g) {
+    const ptrdiff_t u = group * VW, n = cell->q.J - u;
     const V c_prev = fl_load_units(row->c + u, 1, n);
     i = v_sigmoid(i);
     f = v_sigmoid(f);
     g = v_tanh(g);
     const V c = fl_state(f, c_prev, i, g);
     fl_store_units(row->c + u, c, 1, n);
-    if (act) {
+    if (row->act) {
+        REAL *act = row->act + fl_act_net(&cell->q, group, VW);
         v_store(act, i);
         v_store(act + VW, f);
         v_store(act + 3 * VW, g);
-        v_store(act + 5 * VW, c_prev);
+        v_store(row->act + fl_act_cell(&cell->q, group, VW) + VW, c_prev);
     }
     return c;
 }
 
 /* And its output. */
-FL_INLINE void fl_plain_output(V o, V c, const fl_row *row, ptrdiff_t u, ptrdiff_t n, REAL *act) {
+FL_INLINE void fl_plain_output(const fl_cell *cell, ptrdiff_t group, const fl_row *row, V o, V c) {
+    const ptrdiff_t u = group * VW, n = cell->q.J - u;
     const V hc = v_tanh(c);
     o = v_sigmoid(o);
     fl_store_units(row->y + u, v_mul(o, hc), 1, n);
-    if (act) {
-        v_store(act + 2 * VW, o);
-        v_store(act + 4 * VW, hc);
+    if (row->act) {
+        v_store(row->act + fl_act_net(&cell->q, group, VW) + 2 * VW, o);
+        v_store(row->act + fl_act_cell(&cell->q, group, VW), hc);
     }
 }
 
@@ -144,7 +147,8 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
     const V one = v_set1(1), limit = v_set1((REAL)l->clip), floor = v_set1((REAL)-l->clip);
     const REAL *net_g = net + q->gates * VW;
     REAL *c_units = row->c + block * S, *y_units = row->y + block * S;
-    REAL *act = row->act ? row->act + group * q->acts : NULL, *act_g = act ? act + q->gates * VW : NULL;
+    REAL *act = row->act ? row->act + fl_act_net(q, group, VW) : NULL, *act_g = act ? act + q->gates * VW : NULL;
+    REAL *kept = act ? row->act + fl_act_cell(q, group, VW) : NULL;
     REAL *a_out = row->a_out && q->A ? row->a_out + block : NULL;
     V i = one, f = one, o = one;
 
@@ -180,7 +184,7 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
         if (peep && q->o) a_o = v_fma(v_load(peep + (2 * S + v) * VW), c, a_o);
         if (act_g) {
             v_store(act_g + v * VW, g);
-            v_store(act_g + (2 * S + v) * VW, c_prev);
+            v_store(kept + (S + v) * VW, c_prev);
         }
     }
     if (q->o) {
@@ -191,7 +195,7 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
     for (ptrdiff_t v = 0; v < S; v++) {
         V hc = v_activate(l->output_activation, fl_load_units(c_units + v, S, n));
         fl_store_units(y_units + v, v_mul(o, hc), S, n);
-        if (act_g) v_store(act_g + (S + v) * VW, hc);
+        if (kept) v_store(kept + v * VW, hc);
     }
 }
 
@@ -204,16 +208,11 @@ FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_row
     if (N == 4 && cell->plain) {
         V c[2];
         FL_UNROLL
-        for (int p = 0; p < P; p++) {
-            const ptrdiff_t u = (group + p) * VW;
-            c[p] = fl_plain_state(total[p * N], total[p * N + 1], total[p * N + 3], row, u, cell->q.J - u,
-                                  row->act ? row->act + (group + p) * cell->q.acts : NULL);
-        }
+        for (int p = 0; p < P; p++)
+            c[p] = fl_plain_state(cell, group + p, row, total[p * N], total[p * N + 1], total[p * N + 3]);
         FL_UNROLL
-        for (int p = 0; p < P; p++) {
-            const ptrdiff_t u = (group + p) * VW;
-            fl_plain_output(total[p * N + 2], c[p], row, u, cell->q.J - u, row->act ? row->act + (group + p) * cell->q.acts : NULL);
-        }
+        for (int p = 0; p < P; p++)
+            fl_plain_output(cell, group + p, row, total[p * N + 2], c[p]);
         return;
     }
     FL_UNROLL
@@ -236,7 +235,7 @@ FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N) {
 
 /* All rows of a group, once their net inputs are complete; these are overwritten. */
 FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, REAL *net) {
-    const ptrdiff_t G = cell->q.G, u = group * VW, n = cell->q.J - u, acts = group * cell->q.acts;
+    const ptrdiff_t G = cell->q.G;
     if (!cell->plain) {
         for (ptrdiff_t r = 0; r < rows->n; r++)
             fl_finish(cell, group, net + r * G * VW, rows->row + r);
@@ -244,14 +243,12 @@ FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_r
     }
     /* In two passes: an output waits for its own state, but not for that of other rows. */
     for (ptrdiff_t r = 0; r < rows->n; r++) {
-        const fl_row *row = rows->row + r;
         REAL *t = net + r * 4 * VW;
-        v_store(t, fl_plain_state(v_load(t), v_load(t + VW), v_load(t + 3 * VW), row, u, n, row->act ? row->act + acts : NULL));
+        v_store(t, fl_plain_state(cell, group, rows->row + r, v_load(t), v_load(t + VW), v_load(t + 3 * VW)));
     }
     for (ptrdiff_t r = 0; r < rows->n; r++) {
-        const fl_row *row = rows->row + r;
         REAL *t = net + r * 4 * VW;
-        fl_plain_output(v_load(t + 2 * VW), v_load(t), row, u, n, row->act ? row->act + acts : NULL);
+        fl_plain_output(cell, group, rows->row + r, v_load(t + 2 * VW), v_load(t));
     }
 }
 
@@ -294,12 +291,12 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
 
    (1997, eqs A.9-A.14; 2000, eqs 3.10-3.12.) Nothing flows back through peepholes (2002, sec. 3.2).
    factors: mu, e, u_g, u_i, u_f, d_g of S vectors each, then d_i, d_f, d_o. dh NULL: no error at this step. */
-static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *act, const REAL *c, const REAL *dh, REAL *factors) {
+static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *acts, const REAL *c, const REAL *dh, REAL *factors) {
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t S = q->S, block = group * VW;
     const ptrdiff_t n = q->J - block < VW ? q->J - block : VW;
-    const REAL *act_g = act + q->gates * VW;
+    const REAL *act = acts + fl_act_net(q, group, VW), *act_g = act + q->gates * VW, *kept = acts + fl_act_cell(q, group, VW);
     const V one = v_set1(1), zero = v_zero();
     const int clipped = l->clip < INFINITY;
     V i = one, f = one, o = one, di = zero, df = zero, dot = zero;
@@ -309,7 +306,7 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
     if (q->coupled) f = v_sub(one, i);
     if (q->o) o = v_load(act);
     for (ptrdiff_t v = 0; v < S; v++) {
-        const V g = v_load(act_g + v * VW), hc = v_load(act_g + (S + v) * VW), c_prev = v_load(act_g + (2 * S + v) * VW);
+        const V g = v_load(act_g + v * VW), hc = v_load(kept + v * VW), c_prev = v_load(kept + (S + v) * VW);
         V mu = f;
         V u_g = v_mul(i, v_activate_grad(l->input_activation, g));
         V u_i = v_mul(q->coupled ? v_sub(g, c_prev) : g, di);

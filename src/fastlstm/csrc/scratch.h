@@ -82,7 +82,7 @@ typedef struct fl_learn_plan {
 
 /* Elements that one layer keeps between the halves of a step. */
 static inline ptrdiff_t fl_learn_buffers(const fl_geometry *q, ptrdiff_t lanes, ptrdiff_t vw) {
-    return lanes * q->groups * q->acts + (lanes * (q->M + 2 * q->H) + vw - 1) / vw * vw;
+    return lanes * q->acts + (lanes * (q->M + 2 * q->H) + vw - 1) / vw * vw;
 }
 
 static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes, ptrdiff_t vw, ptrdiff_t real) {

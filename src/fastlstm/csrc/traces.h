@@ -101,9 +101,9 @@ FL_INLINE void fl_trace_group(const fl_geometry *q, const fl_trace_lane *lane, p
 #undef FL_FACTOR
 }
 
-/* Peephole traces and gradient of one group. act: saved activations, c: states, of each lane. */
+/* Peephole traces and gradient of one group. kept: h(c) and c(t-1) of the group, c: states, of each lane. */
 static void fl_trace_peepholes(const fl_geometry *q, ptrdiff_t group, const fl_trace_lane *lane, ptrdiff_t lanes,
-                               const REAL *const *act, const REAL *const *c, const fl_target *to) {
+                               const REAL *const *kept, const REAL *const *c, const fl_target *to) {
     const ptrdiff_t S = q->S, at = q->peephole + group * 3 * S * VW, unit = group * VW * S;
     const ptrdiff_t n = q->J - group * VW < VW ? q->J - group * VW : VW;
     const V lr = v_set1(to->lr), momentum = v_set1(to->momentum);
@@ -113,7 +113,7 @@ static void fl_trace_peepholes(const fl_geometry *q, ptrdiff_t group, const fl_t
             V g = v_zero();
             if (!present[gate]) continue;
             for (ptrdiff_t b = 0; b < lanes; b++) {
-                const V source = v_load(act[b] + (q->gates + 2 * S + w) * VW); /* c_w(t-1) */
+                const V source = v_load(kept[b] + (S + w) * VW); /* c_w(t-1) */
                 for (ptrdiff_t v = 0; v < S; v++) {
                     const REAL *p = lane[b].factors + v * VW;
                     REAL *Q = lane[b].E + q->M * S * q->traced * VW + ((gate * S + v) * S + w) * VW;
