@@ -130,6 +130,23 @@ fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_l
                                  const void *packed, ptrdiff_t steps, ptrdiff_t lanes, void *scratch);
 fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context);
 
+/* ---- Backpropagation through time (csrc/backward.h) ------------------------------------------------- */
+
+/* Elements of what a forward call saves for the gradient, and of the scratch of either call. */
+ptrdiff_t fastlstm_tape_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes);
+ptrdiff_t fastlstm_training_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps,
+                                         ptrdiff_t lanes, int threads);
+/* fastlstm_forward_parallel with the same bits; fills the tape. `starts` must be NULL. */
+fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                          const fastlstm_batch *batch, void *tape, void *scratch, int threads, fastlstm_poll poll,
+                                          void *context);
+/* The full gradient, once for each tape, which it consumes. batch, its x and packed must be as they were; `state` is the one
+   before the first step. dy is laid out as y, dx (or NULL) as x. dstate: inout, the error of the state after the last step, then
+   of the one before the first. gradient: out, packed. The bits are those of one thread. */
+fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                  const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
+                                  void *gradient, void *scratch, int threads, fastlstm_poll poll, void *context);
+
 /* ---- Learning online: the truncated gradient of 1997 (csrc/traces.h defines it) --------------------- */
 
 enum { FASTLSTM_NO_LOSS = 0, FASTLSTM_MSE = 1, FASTLSTM_SSE = 2, FASTLSTM_CROSS_ENTROPY = 3, FASTLSTM_BINARY_CROSS_ENTROPY = 4 };

@@ -33,7 +33,7 @@ PEERS = {RUNGS.index(None), len(RUNGS) - 1}
 OPTIONAL = {"torch", "onnx", "onnxruntime", "keras", "tensorflow", "sklearn", "river", "matplotlib", "tqdm", "scipy",
             "pandas", "safetensors", "h5py"}  # fmt: skip
 
-BUDGET = {"_core.pyx": 700, "fastlstm.h": 350}
+BUDGET = {"_core.pyx": 720, "fastlstm.h": 350}
 BUDGET_OTHERS = 800
 
 

@@ -186,6 +186,16 @@ def aligned(Py_ssize_t size, dtype):
     return raw[skip:skip + size]
 
 
+def empty(Py_ssize_t size, dtype):
+    """The same, not zeroed: memory that is not touched costs nothing."""
+    if size < 0:
+        raise ValueError("a size does not fit into memory")
+    item = np.dtype(dtype).itemsize
+    raw = np.empty(size + 64 // item, dtype)
+    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // item
+    return raw[skip:skip + size]
+
+
 cdef inline void *data(object a) noexcept:
     return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray>a)
 
@@ -350,6 +360,9 @@ cdef class Network:
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
+
+
+include "_core_tape.pxi"
 
 
 # ---- Streams -----------------------------------------------------------------------------------------------------------

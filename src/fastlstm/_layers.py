@@ -247,6 +247,17 @@ class Layer:
         """
         if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
             return self._call_ragged(x, state, lengths, reset)
+        x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
+        y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
+        self._network.forward(self._weights(), x, y, flat, lengths, reset, batch_first)
+        return (y[:, 0] if single else y), self._state_of(flat)
+
+    def _state_of(self, flat):
+        """What users see of the engine's flat state array."""
+        return self._wrap_state(self._state_views(flat, len(flat) // self._network.n_state if self._network.n_state else 1))
+
+    def _batch(self, x, state, lengths, reset):
+        """Checked arguments of a call: x (T, B, I) or, with the fifth true, (B, T, I); was it a single sequence?"""
         single = ndim_of(x) == 2
         batch_first = self.batch_first and not single
         if single:
@@ -264,10 +275,54 @@ class Layer:
         flat = self._network.new_state(lanes)
         if state is not None:
             self._fill_state(flat, lanes, state)
+        return x, lengths, reset, flat, batch_first, single
+
+    def forward(self, x, state=None, lengths=None, reset=None):
+        """Run a sequence or a batch and keep what its gradient needs.
+
+        Parameters
+        ----------
+        x, state, lengths, reset
+            As in a call of the layer; x is an array (pad sequences of different lengths). It must not change before
+            `backward` has been called.
+
+        Returns
+        -------
+        y, state
+            As from a call: the same bits.
+        backward : callable
+            ``dx, dstate = backward(dy, dstate=None)`` adds the gradient of the parameters to `grad`: the full gradient,
+            by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (beyond the lengths it is
+            not read), dstate that with respect to the returned state; dx and the returned dstate are those of x
+            and of the initial state. It can be called once. Memory is about 6 H numbers a step, lane and layer until then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastlstm as fl
+        >>> layer = fl.LSTM(2, 4, seed=0)
+        >>> x = np.ones((5, 3, 2), np.float32)
+        >>> y, state, backward = layer.forward(x)
+        >>> dx, dstate = backward(y)   # of half the sum of squares
+        >>> dx.shape, layer.grad.size
+        ((5, 3, 2), 128)
+        """
+        x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
         y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
-        self._network.forward(self._weights(), x, y, flat, lengths, reset, batch_first)
-        after = self._wrap_state(self._state_views(flat, lanes))
-        return (y[:, 0] if single else y), after
+        tape = _core.Tape(self._network, self._weights(), x, flat, lengths, reset, batch_first)
+        tape.forward(y, flat)
+
+        def backward(dy, dstate=None):
+            error = as_input(dy, "dy", self.dtype, (y.shape[0], y.shape[2]) if single else y.shape)
+            d_flat = np.zeros_like(flat)
+            if dstate is not None:
+                self._fill_state(d_flat, len(flat) // self._network.n_state, dstate)
+            dx = np.empty_like(x)
+            gradient = tape.backward(error.reshape(y.shape), dx, d_flat)
+            grad = self.grad
+            grad += gradient
+            return (dx[:, 0] if single else dx), self._state_of(d_flat)
+
+        return (y[:, 0] if single else y), self._state_of(flat), backward
 
     def _call_ragged(self, sequences, state, lengths, reset):
         """A list of sequences: they lie one after the other, without padding."""

@@ -354,6 +354,7 @@ typedef struct fl_call {
     ptrdiff_t n_layers, scratch_bytes; /* of one thread */
     int threads;
     fl_barrier *barrier;
+    void *tape; /* or NULL */
     volatile int stop; /* the caller's poll asked to; a stale value only delays the others by one poll */
     fastlstm_poll poll;
     void *context;
@@ -380,6 +381,7 @@ static void run_share(void *context, int part, int parts) {
         void *scratch = call->scratch + share.part * call->scratch_bytes;
         call->engine->prepare(call->engine, call->layers, call->n_layers, call->packed, call->batch->steps,
                               fl_share_lanes(call->batch->lanes, share.part, share.parts), scratch);
+        ((fl_runner_head *)scratch)->tape = call->tape;
         call->engine->run(scratch, call->batch, &share, poll, call);
     }
 }
@@ -390,9 +392,9 @@ ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fa
     return room.each < 0 ? -1 : room.order + room.each * threads;
 }
 
-fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                                          const fastlstm_batch *batch, void *scratch, int threads, int by_units, fastlstm_poll poll,
-                                          void *context) {
+static fastlstm_status forward_on_tape(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                       const fastlstm_batch *batch, void *scratch, int threads, int by_units, void *tape, fastlstm_poll poll,
+                                       void *context) {
     const fastlstm_status status = whole_batch_check(layers, n_layers, batch);
     if (status) return status;
     if (!engine || !packed || !scratch || threads < 1 || threads > FL_MOST_THREADS || by_units < 0 || by_units > 1 ||
@@ -404,14 +406,220 @@ fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const f
     fl_barrier barrier = {.parts = threads};
     fl_call call = {.engine = engine, .layers = layers, .packed = packed, .batch = batch, .n_layers = n_layers, .threads = threads,
                     .scratch = (char *)scratch + room.order * real, .scratch_bytes = room.each * real,
-                    .barrier = by_units && threads > 1 ? &barrier : NULL, .poll = poll, .context = context};
+                    .barrier = by_units && threads > 1 ? &barrier : NULL, .tape = tape, .poll = poll, .context = context};
     if (!call.barrier && batch->lengths) {
         fl_sort_lanes((ptrdiff_t *)scratch, batch->lengths, batch->lanes);
         call.order = (const ptrdiff_t *)scratch;
     }
-    for (int part = 0; call.barrier && part < threads; part++)
+    for (int part = 0; call.barrier && part < threads; part++) {
         engine->prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, call.scratch + part * call.scratch_bytes);
+        ((fl_runner_head *)(call.scratch + part * call.scratch_bytes))->tape = tape;
+    }
     fl_parallel(threads, run_share, &call);
+    return call.stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                          const fastlstm_batch *batch, void *scratch, int threads, int by_units, fastlstm_poll poll,
+                                          void *context) {
+    return forward_on_tape(engine, layers, n_layers, packed, batch, scratch, threads, by_units, NULL, poll, context);
+}
+
+/* ---- Training: forward on a tape, and back ---- */
+
+/* Directions of the layer that starts at l, of n left. */
+static ptrdiff_t directions(const fastlstm_layer *l, ptrdiff_t n) { return n > 1 && l[1].reverse ? 2 : 1; }
+
+static ptrdiff_t width_of(const fastlstm_layer *l, ptrdiff_t n) { return l->hidden_size + (directions(l, n) == 2 ? l[1].hidden_size : 0); }
+
+static ptrdiff_t rounded(ptrdiff_t elements) { return (elements + 15) / 16 * 16; }
+
+/* The tape of a layer: what its directions save, then its outputs (T, B, width). */
+static ptrdiff_t tape_of(const fastlstm_engine *engine, const fastlstm_layer *l, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
+    ptrdiff_t size = 0;
+    for (ptrdiff_t d = 0; d < directions(l, n); d++) {
+        const fl_geometry q = fl_layer_geometry(l + d, engine->vw);
+        size += fl_tape_size(&q, steps, lanes);
+    }
+    return rounded(size);
+}
+
+/* Whether everything of a training call stays within the limit. */
+static int training_fits(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
+    if (!engine || fastlstm_net_check(layers, n) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n, steps, lanes)) return 0;
+    ptrdiff_t total = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
+        total = plus(total, plus(plus(times(q.acts, 2), times(q.I, 4)), plus(times(q.H, 4), times(q.A, 4))));
+        if (times(times(plus(plus(q.I, q.H), plus(q.A, 64)), times(q.groups, q.G * engine->vw)), 64) < 0) return 0;
+    }
+    return times(times(times(plus(total, 64), steps), lanes), 64) >= 0;
+}
+
+ptrdiff_t fastlstm_tape_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes) {
+    ptrdiff_t size = 0;
+    if (!training_fits(engine, layers, n_layers, steps, lanes)) return -1;
+    for (ptrdiff_t i = 0; i < n_layers; i += directions(layers + i, n_layers - i))
+        size += tape_of(engine, layers + i, n_layers - i, steps, lanes) + rounded(steps * lanes * width_of(layers + i, n_layers - i));
+    return size;
+}
+
+static ptrdiff_t most_threads(ptrdiff_t threads) { return threads < 1 || threads > FL_MOST_THREADS ? -1 : threads; }
+
+ptrdiff_t fastlstm_training_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps,
+                                         ptrdiff_t lanes, int threads) {
+    ptrdiff_t size = 0, width = 0;
+    if (most_threads(threads) < 0 || !training_fits(engine, layers, n_layers, steps, lanes)) return -1;
+    const ptrdiff_t real = engine->bits / 8;
+    for (ptrdiff_t i = 0, d; i < n_layers; i += d) {
+        d = directions(layers + i, n_layers - i);
+        int by_units = 0;
+        const int parts = fastlstm_divide(engine, layers + i, d, steps, lanes, threads, &by_units);
+        const ptrdiff_t forward = fastlstm_parallel_scratch_size(engine, layers + i, d, steps, lanes, parts, by_units);
+        if (forward < 0) return -1;
+        size = FL_MAX(size, forward);
+        for (ptrdiff_t j = i; j < i + d; j++)
+            size = FL_MAX(size, fl_plan_back(layers + j, lanes, threads, engine->vw, real).size / real);
+        if (i > 0) width = FL_MAX(width, layers[i].input_size);
+    }
+    /* rows, order, and the errors on their way from layer to layer */
+    const ptrdiff_t lists = plus(times(times(steps, lanes), (ptrdiff_t)sizeof(ptrdiff_t)), times(lanes, (ptrdiff_t)sizeof(ptrdiff_t)));
+    const ptrdiff_t total = plus(plus(rounded(size), rounded(lists / real) + 32), times(2, rounded(times(times(steps, lanes), width))));
+    return lists < 0 || times(total, real) < 0 ? -1 : total;
+}
+
+static fastlstm_status training_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, const fastlstm_batch *batch,
+                                      const void *const *pointers, int n_pointers, int threads) {
+    const fastlstm_status status = whole_batch_check(layers, n, batch);
+    if (status) return status;
+    for (int j = 0; j < n_pointers; j++)
+        if (!pointers[j]) return FASTLSTM_BAD_ARGUMENT;
+    if (!engine || most_threads(threads) < 0 || batch->starts) return FASTLSTM_BAD_ARGUMENT;
+    return fastlstm_training_scratch_size(engine, layers, n, batch->steps, batch->lanes, threads) < 0 ? FASTLSTM_TOO_LARGE : FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                          const fastlstm_batch *batch, void *tape, void *scratch, int threads, fastlstm_poll poll, void *context) {
+    const void *const pointers[] = {packed, tape, scratch};
+    fastlstm_status status = training_check(engine, layers, n_layers, batch, pointers, 3, threads);
+    const ptrdiff_t real = status ? 0 : engine->bits / 8;
+    fastlstm_batch one = status ? (fastlstm_batch){0} : *batch;
+    char *at = (char *)tape;
+    const char *weights = (const char *)packed;
+    for (ptrdiff_t i = 0, d; i < n_layers && !status; i += d) {
+        d = directions(layers + i, n_layers - i);
+        const ptrdiff_t width = width_of(layers + i, n_layers - i);
+        char *y = at + tape_of(engine, layers + i, n_layers - i, batch->steps, batch->lanes) * real;
+        int by_units = 0;
+        const int parts = fastlstm_divide(engine, layers + i, d, batch->steps, batch->lanes, threads, &by_units);
+        one.y = y;
+        one.y_step = batch->lanes * width;
+        one.y_lane = width;
+        status = forward_on_tape(engine, layers + i, d, weights, &one, scratch, parts, by_units, at, poll, context);
+        one.x = one.y;
+        one.x_step = one.y_step;
+        one.x_lane = one.y_lane;
+        at = y + rounded(batch->steps * batch->lanes * width) * real;
+        weights += fastlstm_packed_size(engine, layers + i, d) * real;
+    }
+    for (ptrdiff_t t = 0; t < (status ? 0 : batch->steps); t++)
+        for (ptrdiff_t b = 0; b < batch->lanes; b++)
+            memcpy((char *)batch->y + (t * batch->y_step + b * batch->y_lane) * real,
+                   (const char *)one.y + (t * one.y_step + b * one.y_lane) * real, (size_t)(one.y_lane * real));
+    return status;
+}
+
+typedef struct fl_back_call {
+    const fastlstm_engine *engine;
+    const fl_back *b;
+    int phase, threads;
+    volatile int stop;
+    fastlstm_poll poll;
+    void *context;
+} fl_back_call;
+
+static int poll_back(void *context) {
+    fl_back_call *call = (fl_back_call *)context;
+    if (call->poll && call->poll(call->context)) call->stop = 1;
+    return call->stop;
+}
+
+static int poll_back_stop(void *context) { return ((fl_back_call *)context)->stop; }
+
+static void run_back(void *context, int part, int parts) {
+    fl_back_call *call = (fl_back_call *)context;
+    for (; part < call->threads; part += parts)
+        if (call->engine->backward(call->b, call->phase, part, call->threads, part == 0 ? poll_back : poll_back_stop, call)) call->stop = 1;
+}
+
+fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+                                  const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
+                                  void *gradient, void *scratch, int threads, fastlstm_poll poll, void *context) {
+    const void *const pointers[] = {packed, state, tape, dy, dstate, gradient, scratch};
+    const fastlstm_status status = training_check(engine, layers, n_layers, batch, pointers, 7, threads);
+    if (status) return status;
+    const ptrdiff_t real = engine->bits / 8, T = batch->steps, B = batch->lanes;
+    ptrdiff_t room = 0, width = 0, n_rows = 0;
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        room = FL_MAX(room, fl_plan_back(layers + i, B, threads, engine->vw, real).size / real);
+        if (i > 0 && !layers[i].reverse) width = FL_MAX(width, layers[i].input_size);
+    }
+    /* The same lines as fastlstm_training_scratch_size has. */
+    char *errors[2] = {(char *)scratch + rounded(room) * real, NULL};
+    errors[1] = errors[0] + rounded(T * B * width) * real;
+    ptrdiff_t *rows = (ptrdiff_t *)(errors[1] + rounded(T * B * width) * real), *order = rows + T * B;
+    for (ptrdiff_t t = 0; t < T; t++)
+        for (ptrdiff_t b = 0; b < B; b++)
+            if (!batch->lengths || t < batch->lengths[b]) rows[n_rows++] = t * B + b;
+    if (batch->lengths) fl_sort_lanes(order, batch->lengths, B);
+    memset(gradient, 0, (size_t)(fastlstm_packed_size(engine, layers, n_layers) * real));
+
+    /* From the last layer to the first; where each begins on the tape and among the weights is found by walking there. */
+    const char *layer_dy = (const char *)dy;
+    ptrdiff_t dy_step = batch->y_step, dy_lane = batch->y_lane;
+    fl_back_call call = {.engine = engine, .threads = threads, .poll = poll, .context = context};
+    for (ptrdiff_t end = n_layers, turn = 0; end > 0 && !call.stop; turn ^= 1) {
+        const ptrdiff_t d = layers[end - 1].reverse ? 2 : 1, i = end - d;
+        char *at = (char *)tape;
+        const char *x = (const char *)batch->x;
+        ptrdiff_t x_step = batch->x_step, x_lane = batch->x_lane, weights = 0;
+        for (ptrdiff_t j = 0, more; j < i; j += more) {
+            more = directions(layers + j, n_layers - j);
+            const ptrdiff_t wide = width_of(layers + j, n_layers - j);
+            x = at + tape_of(engine, layers + j, n_layers - j, T, B) * real;
+            x_step = B * wide;
+            x_lane = wide;
+            at = (char *)x + rounded(T * B * wide) * real;
+            weights += fastlstm_packed_size(engine, layers + j, more);
+        }
+        const ptrdiff_t wide = width_of(layers + i, n_layers - i), inputs = layers[i].input_size;
+        char *y = at + tape_of(engine, layers + i, n_layers - i, T, B) * real, *layer_dx = i ? errors[turn] : (char *)dx;
+        const ptrdiff_t dx_step = i ? B * inputs : batch->x_step, dx_lane = i ? inputs : batch->x_lane;
+        for (ptrdiff_t t = 0; layer_dx && batch->lengths && t < T; t++) /* padding */
+            for (ptrdiff_t b = 0; b < B; b++)
+                if (t >= batch->lengths[b]) memset(layer_dx + (t * dx_step + b * dx_lane) * real, 0, (size_t)(inputs * real));
+        for (ptrdiff_t j = 0, column = 0; j < d && !call.stop; j++) {
+            const fl_geometry q = fl_layer_geometry(layers + i + j, engine->vw);
+            const fl_back back = {
+                .l = layers + i + j, .packed = (const char *)packed + weights * real, .batch = batch,
+                .x = x, .y = y + column * real, .dy = layer_dy + column * real, .dx = layer_dx,
+                .x_step = x_step, .x_lane = x_lane, .y_step = B * wide, .y_lane = wide, .dy_step = dy_step, .dy_lane = dy_lane,
+                .dx_step = dx_step, .dx_lane = dx_lane, .add_dx = j > 0, .state = state, .dstate = dstate, .tape = at,
+                .gradient = (char *)gradient + weights * real, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
+                .scratch = scratch, .plan = fl_plan_back(layers + i + j, B, threads, engine->vw, real)};
+            memset((char *)scratch + back.plan.zeros, 0, (size_t)(FL_MAX(q.H, q.A) * real));
+            call.b = &back;
+            for (call.phase = 0; call.phase < 3 && !call.stop; call.phase++)
+                fl_parallel(threads, run_back, &call);
+            column += q.H;
+            weights += q.packed;
+            at += fl_tape_size(&q, T, B) * real;
+        }
+        layer_dy = layer_dx;
+        dy_step = dx_step;
+        dy_lane = dx_lane;
+        end = i;
+    }
     return call.stop ? FASTLSTM_INTERRUPTED : FASTLSTM_OK;
 }
 

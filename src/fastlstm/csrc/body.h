@@ -13,6 +13,7 @@
 #include "lstm.h"
 #include "linear.h"
 #include "forward.h"
+#include "backward.h"
 #include "traces.h"
 #include "loss.h"
 #include "learn.h"
@@ -36,4 +37,5 @@ const fastlstm_engine FL_NAME(FL_PASTE1(fl_engine, FL_ISA_NAME)) = {
     .learner_reset = fl_learner_reset,
     .learner_apply = fl_learner_apply,
     .sgd = fl_sgd,
+    .backward = fl_backward,
 };

@@ -5,6 +5,32 @@
 #include "fastlstm.h"
 #include "share.h"
 
+/* Scratch of the backward pass, in bytes (scratch.h): what threads share, then for each from `own` on, `each` apart. */
+typedef struct fl_back_plan {
+    ptrdiff_t by_h, by_x, zeros;                               /* transposed weights, shared */
+    ptrdiff_t own, each, size;
+    ptrdiff_t lane, start, d, to, dh, dc, net, sum, block; /* in each */
+} fl_back_plan;
+
+/* The backward pass of one layer and direction (backward.h). Row (t, b) of an array lies at t * step + b * lane. */
+typedef struct fl_back {
+    const fastlstm_layer *l;
+    const void *packed;          /* the layer's weights */
+    const fastlstm_batch *batch; /* steps, lanes, lengths, reset; not x and y */
+    const void *x, *y, *dy;      /* inputs, this direction's outputs and their errors */
+    void *dx;                    /* or NULL */
+    ptrdiff_t x_step, x_lane, y_step, y_lane, dy_step, dy_lane, dx_step, dx_lane;
+    int add_dx;                  /* this direction's errors of the inputs are added to what is there */
+    const void *state;           /* of the network before the first step */
+    void *dstate;                /* of the network: error of the last state -> of the first */
+    void *tape, *gradient;       /* this layer's; the gradient is added to, packed */
+    const ptrdiff_t *rows;       /* (n_rows,) valid t * lanes + b */
+    ptrdiff_t n_rows;
+    const ptrdiff_t *order;      /* lanes by falling length, or NULL */
+    void *scratch;
+    fl_back_plan plan;
+} fl_back;
+
 struct fastlstm_engine {
     const char *isa;
     int bits;     /* 32 or 64 */
@@ -23,11 +49,14 @@ struct fastlstm_engine {
     void (*learner_reset)(fastlstm_learner *learner, const uint8_t *mask);
     void (*learner_apply)(fastlstm_learner *learner);
     void (*sgd)(ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum);
+    int (*backward)(const fl_back *b, int phase, int part, int parts, fastlstm_poll poll, void *context);
 };
 
 /* Rows of a forward call whose input products are made together (forward.h); of a stack, rows of a layer's outputs that
    the next one reads before either goes on. */
 enum { FL_ROWS_AHEAD = 96 };
+/* Sources, or rows, in one chain of additions (kernels/product.h). */
+enum { FL_BLOCK = 64 };
 /* Inputs so few that making their products ahead costs more than it saves. */
 enum { FL_FEW_INPUTS = 8 };
 

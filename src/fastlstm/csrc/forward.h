@@ -13,7 +13,13 @@ typedef struct fl_span {
     REAL *y;
     ptrdiff_t x_step, x_lane, y_step, y_lane;
     const ptrdiff_t *x_row, *y_row; /* (B,) which row of a step a place has */
+    REAL *tape;                     /* or NULL */
 } fl_span;
+
+/* Where a step of a lane is saved. */
+static REAL *fl_taped_act(const fl_span *s, const fl_geometry *q, ptrdiff_t time, ptrdiff_t lane) {
+    return s->tape ? s->tape + (time * s->batch->lanes + lane) * q->acts : NULL;
+}
 
 /* When to ask `poll`; the caller's FPU mode is in force while it runs. */
 typedef struct fl_patience {
@@ -138,6 +144,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
             h = work->zeros;
             fl_zero(row.c + first, end - first);
         }
+        row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
         fl_cell_rows(cell, &rows);
         h = row.y;
         x += x_step;
@@ -194,7 +201,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
                 if (A) fl_zero(a_prev + b * A, A);
             }
             work->a[b] = a_prev + b * A;
-            work->rows[b] = (fl_row){.c = c + lane[b] * H, .y = y, .a_out = A ? a_next + b * A : NULL};
+            work->rows[b] = (fl_row){.c = c + lane[b] * H, .y = y, .a_out = A ? a_next + b * A : NULL, .act = fl_taped_act(s, q, time, lane[b])};
         }
         for (ptrdiff_t b = n; A && b < B; b++)
             fl_copy(a_next + b * A, a_prev + b * A, A);
@@ -210,8 +217,10 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             stop = r + cell->most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
         }
         made += n;
-        for (ptrdiff_t b = 0; b < n; b++)
+        for (ptrdiff_t b = 0; b < n; b++) {
             work->h[b] = work->rows[b].y;
+            if (A && s->tape) fl_copy(s->tape + batch->steps * batch->lanes * q->acts + (time * batch->lanes + lane[b]) * A, a_next + b * A, A);
+        }
         if (A) {
             REAL *swap = a_prev;
             a_prev = a_next;
@@ -310,10 +319,12 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
             in.y_lane = last ? batch->y_lane : width;
             in.y_row = last ? work->start : work->place;
             const REAL *next_x = in.y;
+            in.tape = (REAL *)runner->head.tape; /* of a network of one layer alone */
             for (ptrdiff_t d = 0; d < directions && !stop; d++, i++, cell++) {
                 stop = cell->l->kind == FASTLSTM_LINEAR ? fl_linear_span(cell, &in, work)
                                                         : fl_recurrent_span(cell, &in, work, batch->state);
                 in.y += cell->q.H;
+                if (in.tape) in.tape += fl_tape_size(&cell->q, batch->steps, batch->lanes);
             }
             in.x = next_x;
             in.x_step = in.y_step;

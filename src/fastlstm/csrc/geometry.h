@@ -24,7 +24,8 @@ typedef struct fl_geometry {
     ptrdiff_t panel;         /* elements of one group's weights: M * G * VW */
     ptrdiff_t peephole;      /* offset of the peephole weights */
     ptrdiff_t packed;        /* elements in all */
-    ptrdiff_t acts;          /* what a step saves for the gradient: (groups, G, VW) gates and g, then (groups, 2 S, VW) h(c), c(t-1) */
+    ptrdiff_t acts;          /* what a step saves for the gradient: (groups, G, VW) gates and g, then (groups, kept S, VW) */
+    ptrdiff_t kept;          /* what it keeps beside them: h(c), c(t-1), and with peepholes c(t) */
     ptrdiff_t factors;       /* local factors of one group (lstm.h): S each of mu, e, u_g, u_i, u_f, and d_i, d_f, d_o, d_g */
     ptrdiff_t traced;        /* trace row-vectors per cell: g, and i and f where they exist */
     ptrdiff_t trace;         /* trace elements of one group and lane: M * S * traced * VW, and peepholes 2 * S * S * VW */
@@ -60,7 +61,8 @@ static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t v
     q.panel = q.M * q.G * vw;
     q.peephole = q.groups * q.panel;
     q.packed = q.peephole + (l->peepholes ? q.groups * 3 * q.S * vw : 0);
-    q.acts = q.groups * (q.G + 2 * q.S) * vw;
+    q.kept = l->kind == FASTLSTM_LINEAR ? 0 : 2 + l->peepholes;
+    q.acts = q.groups * (q.G + q.kept * q.S) * vw;
     q.factors = (6 * q.S + 3) * vw;
     q.traced = l->kind == FASTLSTM_LINEAR ? 0 : 1 + q.i + q.f;
     q.trace = q.M * q.S * q.traced * vw + (l->peepholes ? 2 * q.S * q.S * vw : 0);
@@ -72,7 +74,7 @@ static inline ptrdiff_t fl_tile_groups(const fl_geometry *q) { return q->G < FL_
 /* Where a group's part of what a step saved lies. The first half later holds the errors of the net inputs. */
 static inline ptrdiff_t fl_act_net(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) { return group * q->G * vw; }
 static inline ptrdiff_t fl_act_cell(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) {
-    return q->groups * q->G * vw + group * 2 * q->S * vw;
+    return q->groups * q->G * vw + group * q->kept * q->S * vw;
 }
 
 #endif

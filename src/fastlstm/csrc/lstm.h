@@ -185,6 +185,7 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
         if (act_g) {
             v_store(act_g + v * VW, g);
             v_store(kept + (S + v) * VW, c_prev);
+            if (peep) v_store(kept + (2 * S + v) * VW, c);
         }
     }
     if (q->o) {

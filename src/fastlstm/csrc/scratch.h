@@ -23,7 +23,12 @@ typedef struct fl_runner_head {
     const fastlstm_engine *engine;
     ptrdiff_t lanes;
     ptrdiff_t longest; /* most steps of a batch; 0: any number */
+    void *tape;        /* NULL, or what the gradient will need (fl_tape_size); to be set after preparing */
 } fl_runner_head;
+
+/* The tape of one recurrent layer and direction: what a step saves, (T, B, acts), then its gate activations, (T, B, A).
+   Directions follow each other. */
+static inline ptrdiff_t fl_tape_size(const fl_geometry *q, ptrdiff_t steps, ptrdiff_t lanes) { return steps * lanes * (q->acts + q->A); }
 
 typedef struct fl_forward_plan {
     ptrdiff_t steps;   /* steps of a span */
@@ -111,6 +116,28 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     p.d = fl_take(&p.size, d * real);
     p.net = fl_take(&p.size, lanes * net * real);
     p.buffers = fl_take(&p.size, buffers * real);
+    return p;
+}
+
+/* Of the backward pass of one layer and direction: what threads share, and what each has, `lanes` at most. */
+static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, int threads, ptrdiff_t vw, ptrdiff_t real) {
+    fl_back_plan p = {0};
+    const fl_geometry q = fl_layer_geometry(l, vw);
+    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), R = q.groups * q.G * vw, rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
+    const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR;
+    p.by_h = fl_take(&p.own, recurrent * (q.H + q.A + vw - 1) / vw * vw * R * real);
+    p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * R * real);
+    p.zeros = fl_take(&p.own, (q.H > q.A ? q.H : q.A) * real);
+    p.lane = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.start = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.d = fl_take(&p.each, lanes * pointer);
+    p.to = fl_take(&p.each, lanes * pointer);
+    p.dh = fl_take(&p.each, recurrent * lanes * (q.H + q.A) * real);
+    p.dc = fl_take(&p.each, recurrent * lanes * q.H * real);
+    p.net = fl_take(&p.each, FL_TILE * rows * vw * real);
+    p.sum = fl_take(&p.each, l->reverse * FL_ROWS_AHEAD * q.I * real);
+    p.block = fl_take(&p.each, FL_BLOCK * q.G * vw * real);
+    p.size = p.own + p.each * threads;
     return p;
 }
 

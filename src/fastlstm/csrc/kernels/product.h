@@ -8,8 +8,6 @@
 #ifndef FL_PRODUCT_H
 #define FL_PRODUCT_H
 
-enum { FL_BLOCK = 64 };
-
 /* Rows per tile: R * 4 accumulators, 4 weight vectors and a broadcast fit the register file (32 or 16 names). */
 #if defined(FL_ISA_AVX512) || defined(FL_ISA_NEON)
 #define FL_ROWS 6

@@ -1,0 +1,339 @@
+/* Backpropagation through time: the full gradient of one layer (one direction) over all steps, from what forward.h saved.
+
+   Three phases, each divided among threads without ever dividing a sum:
+   0  the weights are transposed, so that errors of net inputs can be sources of products (by units);
+   1  errors run back through time and become errors d of all net inputs, in the tape (by lanes);
+   2  dx = W_x^T d for all rows in one product (by rows), dW = sum_rows d s^T in another (by groups). */
+#ifndef FL_BACKWARD_H
+#define FL_BACKWARD_H
+
+/* One group of one lane at one step. Gates and activations in, errors of net inputs out, in place:
+
+       da_o = sum_v dh_v h(c_v)                d_o = o' da_o              dc_v += dh_v o h'(c_v) + p_o[v] d_o
+       da_i = sum_v dc_v g_v                   d_i = i' da_i              (0 where c was clipped)
+       da_f = sum_v dc_v c_v(t-1)              d_f = f' da_f              d_g,v = dc_v i g'
+       coupled gates: da_i = sum_v dc_v (g_v - c_v(t-1))                  dc_v(t-1) = dc_v f + p_i[v] d_i + p_f[v] d_f
+
+   dh: (H,) error of the outputs from above; dh_next, da_next: from the net inputs of the step after, (H,) and (A,);
+   dc: inout (H,). */
+FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *dh, const REAL *dh_next, REAL *dc, int plain) {
+    const fl_geometry *q = &cell->q;
+    const fastlstm_layer *l = cell->l;
+    const ptrdiff_t S = plain ? 1 : q->S, block = group * VW, n = q->J - block < VW ? q->J - block : VW;
+    const int has_i = plain || q->i, has_f = plain || q->f, has_o = plain || q->o, gate = plain ? FASTLSTM_SIGMOID : l->gate_activation;
+    const int in = plain ? FASTLSTM_TANH : l->input_activation, out = plain ? FASTLSTM_TANH : l->output_activation;
+    const REAL *peep = !plain && l->peepholes ? cell->w + q->peephole + group * 3 * S * VW : NULL, *kept = acts + fl_act_cell(q, group, VW);
+    const REAL *da = !plain && q->A ? dh_next + q->H + block : NULL; /* gate by gate */
+    REAL *act = acts + fl_act_net(q, group, VW), *act_i = act, *act_f = act + has_i * VW, *act_o = act_f + has_f * VW, *act_g = act_o + has_o * VW;
+    const V one = v_set1(1), zero = v_zero();
+    const int clipped = !plain && l->clip < INFINITY;
+    const V i = has_i ? v_load(act_i) : one, o = has_o ? v_load(act_o) : one;
+    const V f = has_f ? v_load(act_f) : !plain && q->coupled ? v_sub(one, i) : one;
+    V da_i = zero, da_f = zero, da_o = zero, d_o = zero;
+    if (da) {
+        if (has_i) da_i = fl_load_units(da, 1, n), da += q->J;
+        if (has_f) da_f = fl_load_units(da, 1, n), da += q->J;
+        if (has_o) da_o = fl_load_units(da, 1, n);
+    }
+    if (has_o) {
+        for (ptrdiff_t v = 0; v < S; v++)
+            da_o = v_fma(v_add(fl_load_units(dh + block * S + v, S, n), fl_load_units(dh_next + block * S + v, S, n)), v_load(kept + v * VW), da_o);
+        d_o = v_mul(v_activate_grad(gate, o), da_o);
+        v_store(act_o, d_o);
+    }
+    for (ptrdiff_t v = 0; v < S; v++) {
+        const V g = v_load(act_g + v * VW), hc = v_load(kept + v * VW), c_prev = v_load(kept + (S + v) * VW);
+        const V dh_v = v_add(fl_load_units(dh + block * S + v, S, n), fl_load_units(dh_next + block * S + v, S, n));
+        V e = v_fma(v_mul(dh_v, o), v_activate_grad(out, hc), fl_load_units(dc + block * S + v, S, n));
+        if (peep && has_o) e = v_fma(v_load(peep + (2 * S + v) * VW), d_o, e);
+        if (clipped) e = v_select(v_lt(v_abs(fl_state(f, c_prev, i, g)), v_set1((REAL)l->clip)), e, zero);
+        da_i = v_fma(e, !plain && q->coupled ? v_sub(g, c_prev) : g, da_i);
+        da_f = v_fma(e, c_prev, da_f);
+        v_store(act_g + v * VW, v_mul(v_mul(e, i), v_activate_grad(in, g)));
+        fl_store_units(dc + block * S + v, v_mul(e, f), S, n);
+    }
+    const V d_i = v_mul(v_activate_grad(gate, i), da_i), d_f = v_mul(v_activate_grad(gate, f), da_f);
+    if (has_i) v_store(act_i, d_i);
+    if (has_f) v_store(act_f, d_f);
+    for (ptrdiff_t v = 0; peep && v < S; v++) {
+        V e = fl_load_units(dc + block * S + v, S, n);
+        if (has_i) e = v_fma(v_load(peep + v * VW), d_i, e);
+        if (has_f) e = v_fma(v_load(peep + (S + v) * VW), d_f, e);
+        fl_store_units(dc + block * S + v, e, S, n);
+    }
+}
+
+FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, REAL *dc) {
+    for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
+        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, dc, 1);
+        else fl_lstm_back(cell, group, acts, dh, dh_next, dc, 0);
+    }
+}
+
+/* Output groups [from, to) of the transposed weights of `count` sources that begin at source k0: (group, R, VW), with
+   the R = groups * G * VW row-vector elements of a step's errors as their sources. */
+static void fl_transpose(const fl_cell *cell, ptrdiff_t k0, ptrdiff_t count, ptrdiff_t from, ptrdiff_t to, REAL *out) {
+    const fl_geometry *q = &cell->q;
+    const ptrdiff_t stride = q->G * VW, R = q->groups * stride;
+    for (ptrdiff_t g = from; g < to; g++)
+        for (ptrdiff_t group = 0; group < q->groups; group++)
+            for (ptrdiff_t n = 0; n < stride; n += VW) {
+                REAL *t = out + (g * R + group * stride + n) * VW;
+                for (ptrdiff_t lane = 0; lane < VW; lane++) {
+                    const ptrdiff_t k = g * VW + lane;
+                    const REAL *w = cell->w + group * q->panel + (k0 + k) * stride + n;
+                    for (ptrdiff_t j = 0; j < VW; j++)
+                        t[j * VW + lane] = k < count ? w[j] : 0;
+                }
+            }
+}
+
+/* A product with transposed weights, as a linear layer of its own. */
+static fl_cell fl_transposed_cell(const fl_cell *cell, const REAL *w, ptrdiff_t outputs, fastlstm_layer *l) {
+    fl_cell t;
+    *l = (fastlstm_layer){.kind = FASTLSTM_LINEAR, .output_activation = FASTLSTM_IDENTITY, .clip = INFINITY, .block_size = 1,
+                          .input_size = cell->q.groups * cell->q.G * VW, .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
+    fl_cell_init(&t, l, w);
+    return t;
+}
+
+/* ---- Where things lie ---- */
+
+typedef struct fl_back_view {
+    fl_cell cell, by_h, by_x;
+    fastlstm_layer l_h, l_x; /* of the two products */
+    char *own;               /* this thread's scratch */
+} fl_back_view;
+
+static void fl_back_open(fl_back_view *v, const fl_back *b, int part) {
+    const fl_geometry *q = &v->cell.q;
+    char *base = (char *)b->scratch;
+    fl_cell_init(&v->cell, b->l, (const REAL *)b->packed);
+    v->by_h = fl_transposed_cell(&v->cell, (const REAL *)(base + b->plan.by_h), q->H + q->A, &v->l_h);
+    v->by_x = fl_transposed_cell(&v->cell, (const REAL *)(base + b->plan.by_x), q->I, &v->l_x);
+    v->own = base + b->plan.own + part * b->plan.each;
+}
+
+static REAL *fl_back_errors(const fl_back *b, const fl_geometry *q, ptrdiff_t row) { return (REAL *)b->tape + row * q->acts; }
+
+/* The h or, with `gates`, the gate activations that the net inputs of a step read. */
+static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int gates) {
+    const fastlstm_batch *batch = b->batch;
+    const ptrdiff_t B = batch->lanes, before = b->l->reverse ? t + 1 : t - 1;
+    if (batch->reset && fl_starts(batch, b->l->reverse, t, lane)) return (const REAL *)((const char *)b->scratch + b->plan.zeros);
+    if (before < 0 || before >= (batch->lengths ? batch->lengths[lane] : batch->steps))
+        return (const REAL *)b->state + (gates ? b->l->state_a * B + lane * q->A : b->l->state_h * B + lane * q->H);
+    if (gates) return (const REAL *)b->tape + batch->steps * B * q->acts + (before * B + lane) * q->A;
+    return (const REAL *)b->y + before * b->y_step + lane * b->y_lane;
+}
+
+/* ---- Phase 1: back through time ---- */
+
+static int fl_back_linear(const fl_back *b, const fl_back_view *v, int part, int parts) {
+    const fl_geometry *q = &v->cell.q;
+    const ptrdiff_t B = b->batch->lanes;
+    for (ptrdiff_t j = b->n_rows * part / parts; j < b->n_rows * (part + 1) / parts; j++) {
+        const ptrdiff_t row = b->rows[j], t = row / B, lane = row % B;
+        const REAL *dy = (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane, *y = (const REAL *)b->y + t * b->y_step + lane * b->y_lane;
+        REAL *d = fl_back_errors(b, q, row);
+        for (ptrdiff_t u = 0; u < q->H; u += VW)
+            v_store(d + u, v_mul(fl_load_units(dy + u, 1, q->H - u), v_activate_grad(v->cell.l->output_activation, fl_load_units(y + u, 1, q->H - u))));
+    }
+    return 0;
+}
+
+static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
+    const fl_geometry *q = &v->cell.q;
+    const fastlstm_batch *batch = b->batch;
+    const ptrdiff_t H = q->H, A = q->A, all = batch->lanes, B = fl_share_lanes(all, part, parts), width = H + A;
+    const int reverse = b->l->reverse;
+    fl_work work = {.lanes = B, .lane = (ptrdiff_t *)(v->own + b->plan.lane), .start = (ptrdiff_t *)(v->own + b->plan.start)};
+    const fl_share share = {part, parts, b->order, NULL, NULL};
+    REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
+    const REAL **d = (const REAL **)(v->own + b->plan.d);
+    REAL **to = (REAL **)(v->own + b->plan.to);
+    REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = (REAL *)b->dstate + b->l->state_c * all;
+    REAL *dstate_a = A ? (REAL *)b->dstate + b->l->state_a * all : NULL;
+    ptrdiff_t n = 0;
+    int stop = 0;
+    fl_deal_lanes(batch, &share, &work);
+    for (ptrdiff_t k = 0; k < B; k++) {
+        fl_copy(dh + k * width, dstate_h + work.lane[k] * H, H);
+        if (A) fl_copy(dh + k * width + H, dstate_a + work.lane[k] * A, A);
+        fl_copy(dc + k * H, dstate_c + work.lane[k] * H, H);
+    }
+    for (ptrdiff_t done = batch->steps - 1; done >= 0 && !stop; done--) {
+        const ptrdiff_t t = reverse ? batch->steps - 1 - done : done;
+        n = fl_running(batch, &work, t, n);
+        for (ptrdiff_t k = 0; k < n; k++) {
+            const ptrdiff_t lane = work.lane[k];
+            REAL *acts = fl_back_errors(b, q, t * all + lane);
+            to[k] = dh + k * width;
+            d[k] = acts;
+            fl_lstm_back_groups(&v->cell, acts, (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane, to[k], dc + k * H);
+        }
+        if (n) fl_linear_rows(&v->by_h, d, to, n, net);
+        for (ptrdiff_t k = 0; batch->reset && k < n; k++)
+            if (fl_starts(batch, reverse, t, work.lane[k])) {
+                fl_zero(to[k], width);
+                fl_zero(dc + k * H, H);
+            }
+        stop = fl_interrupted(patience, v->by_h.q.packed * n);
+    }
+    for (ptrdiff_t k = 0; k < B; k++) {
+        fl_copy(dstate_h + work.lane[k] * H, dh + k * width, H);
+        if (A) fl_copy(dstate_a + work.lane[k] * A, dh + k * width + H, A);
+        fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
+    }
+    return stop;
+}
+
+/* ---- Phase 2: sums over all rows ---- */
+
+static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
+    const fl_geometry *q = &v->cell.q;
+    const ptrdiff_t B = b->batch->lanes, from = b->n_rows * part / parts, to = b->n_rows * (part + 1) / parts;
+    const REAL *d[FL_ROWS_AHEAD];
+    REAL *dx[FL_ROWS_AHEAD], *sum = (REAL *)(v->own + b->plan.sum), *net = (REAL *)(v->own + b->plan.net);
+    int stop = 0;
+    for (ptrdiff_t at = from; at < to && !stop; at += FL_ROWS_AHEAD) {
+        const ptrdiff_t n = to - at < FL_ROWS_AHEAD ? to - at : FL_ROWS_AHEAD;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const ptrdiff_t row = b->rows[at + j];
+            d[j] = fl_back_errors(b, q, row);
+            dx[j] = b->add_dx ? sum + j * q->I : (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
+        }
+        fl_linear_rows(&v->by_x, d, dx, n, net);
+        for (ptrdiff_t j = 0; b->add_dx && j < n; j++) {
+            const ptrdiff_t row = b->rows[at + j];
+            REAL *out = (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
+            for (ptrdiff_t k = 0; k < q->I; k++)
+                out[k] += dx[j][k];
+        }
+        stop = fl_interrupted(patience, v->by_x.q.packed * n);
+    }
+    return stop;
+}
+
+/* sum_{r < count} s[r][from + j] d[r][n], R sources by N row-vectors, added to w: one chain each from zero, like fl_chain. */
+FL_INLINE void fl_outer(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, const REAL *d, ptrdiff_t count, int R, int N) {
+    V acc[FL_ROWS * FL_TILE];
+    FL_UNROLL
+    for (int j = 0; j < R * N; j++)
+        acc[j] = v_zero();
+    for (ptrdiff_t r = 0; r < count; r++, d += stride) {
+        const REAL *x = s[r] + from;
+        V e[FL_TILE];
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            e[n] = v_load(d + n * VW);
+        FL_UNROLL
+        for (int j = 0; j < R; j++) {
+            const V xj = v_bcast(x + j);
+            FL_UNROLL
+            for (int n = 0; n < N; n++)
+                acc[j * N + n] = v_fma(xj, e[n], acc[j * N + n]);
+        }
+    }
+    FL_UNROLL
+    for (int j = 0; j < R; j++) {
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            v_store(w + j * stride + n * VW, v_add(v_load(w + j * stride + n * VW), acc[j * N + n]));
+    }
+}
+
+FL_INLINE void fl_outer_tiles(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t count, int N) {
+    ptrdiff_t k = 0;
+    for (; k + FL_ROWS <= sources; k += FL_ROWS)
+        fl_outer(w + k * stride, stride, s, k, d, count, FL_ROWS, N);
+    for (; k < sources; k++)
+        fl_outer(w + k * stride, stride, s, k, d, count, 1, N);
+}
+
+/* One kind of sources of a group, over a block of rows. */
+FL_NOINLINE void fl_outer_sources(REAL *w, ptrdiff_t G, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t count) {
+    switch (G) {
+    case 4: fl_outer_tiles(w, 4 * VW, s, sources, d, count, 4); break;
+    case 3: fl_outer_tiles(w, 3 * VW, s, sources, d, count, 3); break;
+    case 2: fl_outer_tiles(w, 2 * VW, s, sources, d, count, 2); break;
+    case 1: fl_outer_tiles(w, VW, s, sources, d, count, 1); break;
+    default:
+        for (ptrdiff_t n = 0; n < G; n++)
+            fl_outer_tiles(w + n * VW, G * VW, s, sources, d + n * VW, count, 1);
+    }
+}
+
+/* dp_i[v] = sum d_i c_v(t-1), f likewise, dp_o[v] = sum d_o c_v(t). */
+static void fl_back_peepholes(const fl_cell *cell, ptrdiff_t group, const REAL *acts, REAL *to) {
+    const fl_geometry *q = &cell->q;
+    const REAL *d = acts + fl_act_net(q, group, VW), *kept = acts + fl_act_cell(q, group, VW);
+    const int present[3] = {q->i, q->f, q->o};
+    for (int gate = 0; gate < 3; gate++) {
+        if (!present[gate]) continue;
+        for (ptrdiff_t v = 0; v < q->S; v++) {
+            REAL *p = to + (gate * q->S + v) * VW;
+            v_store(p, v_fma(v_load(d), v_load(kept + ((gate == 2 ? 2 : 1) * q->S + v) * VW), v_load(p)));
+        }
+        d += VW;
+    }
+}
+
+static int fl_back_weights(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
+    const fl_geometry *q = &v->cell.q;
+    const ptrdiff_t B = b->batch->lanes, stride = q->G * VW;
+    const int recurrent = b->l->kind != FASTLSTM_LINEAR;
+    const REAL *x[FL_BLOCK], *h[FL_BLOCK], *a[FL_BLOCK], *ones[FL_BLOCK];
+    const REAL one = 1;
+    REAL *d = (REAL *)(v->own + b->plan.block);
+    int stop = 0;
+    for (ptrdiff_t j = 0; j < FL_BLOCK; j++)
+        ones[j] = &one;
+    for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
+        const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const ptrdiff_t t = b->rows[at + j] / B, lane = b->rows[at + j] % B;
+            x[j] = (const REAL *)b->x + t * b->x_step + lane * b->x_lane;
+            if (recurrent) h[j] = fl_back_source(b, q, t, lane, 0);
+            if (q->A) a[j] = fl_back_source(b, q, t, lane, 1);
+        }
+        for (ptrdiff_t group = q->groups * part / parts; group < q->groups * (part + 1) / parts && !stop; group++) {
+            REAL *w = (REAL *)b->gradient + group * q->panel;
+            for (ptrdiff_t j = 0; j < n; j++)
+                fl_copy(d + j * stride, fl_back_errors(b, q, b->rows[at + j]) + group * stride, stride);
+            for (ptrdiff_t k = 0; k < q->biases; k++, w += stride) /* each gets the same gradient */
+                fl_outer_sources(w, q->G, ones, 1, d, n);
+            fl_outer_sources(w, q->G, x, q->I, d, n);
+            if (recurrent) fl_outer_sources(w + q->I * stride, q->G, h, q->H, d, n);
+            if (q->A) fl_outer_sources(w + (q->I + q->H) * stride, q->G, a, q->A, d, n);
+            for (ptrdiff_t j = 0; b->l->peepholes && j < n; j++)
+                fl_back_peepholes(&v->cell, group, fl_back_errors(b, q, b->rows[at + j]), (REAL *)b->gradient + q->peephole + group * 3 * q->S * VW);
+            stop = fl_interrupted(patience, q->panel * n);
+        }
+    }
+    return stop;
+}
+
+/* One phase, one thread's share of it; returns whether to stop. */
+static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlstm_poll poll, void *context) {
+    fl_patience patience = {poll, context, 0, fl_fpu_enter()};
+    fl_back_view v;
+    int stop = 0;
+    fl_back_open(&v, b, part);
+    const fl_geometry *q = &v.cell.q;
+    const int recurrent = b->l->kind != FASTLSTM_LINEAR;
+    if (phase == 0) {
+        const ptrdiff_t h = v.by_h.q.groups, x = v.by_x.q.groups;
+        if (recurrent) fl_transpose(&v.cell, q->biases + q->I, q->H + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
+        if (b->dx) fl_transpose(&v.cell, q->biases, q->I, x * part / parts, x * (part + 1) / parts, (REAL *)v.by_x.w);
+    } else if (phase == 1) {
+        stop = recurrent ? part < b->batch->lanes && fl_back_time(b, &v, part, parts < b->batch->lanes ? parts : (int)b->batch->lanes, &patience)
+                         : fl_back_linear(b, &v, part, parts);
+    } else {
+        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, part, parts, &patience);
+    }
+    fl_fpu_leave(patience.mode);
+    return stop;
+}
+
+#endif
