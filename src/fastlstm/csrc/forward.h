@@ -44,6 +44,7 @@ typedef struct fl_work {
     REAL *gate_acts;           /* (2, B, A) */
     REAL *net;                 /* net inputs: of one tile, or with input products made ahead of all groups */
     ptrdiff_t ahead;           /* rows of the latter; 0: no room for them */
+    fl_compact compact;
     fl_patience patience;
     fl_barrier *barrier;       /* of those who share the units with this thread, or NULL */
 } fl_work;
@@ -99,7 +100,8 @@ static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) 
             work->x[b] = s->x + t * s->x_step + s->x_row[b] * s->x_lane;
             work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
         }
-        if (n) fl_linear_rows(cell, work->x, work->y, n, work->net);
+        if (n && cell->l->weights) fl_compact_linear_rows(cell, work->x, work->y, n, work->net, &work->compact);
+        else if (n) fl_linear_rows(cell, work->x, work->y, n, work->net);
         if (!work->barrier) stop = fl_done(work, cell->q.packed * n);
     }
     return work->barrier ? fl_done(work, cell->q.packed * s->steps * work->lanes) : stop;
@@ -137,7 +139,9 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             }
             made = 0;
             made_to = m > done + 1 ? m : done;
-            if (made_to > done) fl_input_rows(cell, work->x, rows, work->net, work->ahead * q->G * VW);
+            const ptrdiff_t net_panel = work->ahead * q->G * VW;
+            if (made_to > done && cell->l->weights) fl_compact_input_rows(cell, work->x, rows, work->net, net_panel, &work->compact);
+            else if (made_to > done) fl_input_rows(cell, work->x, rows, work->net, net_panel);
         }
         const int ahead = done < made_to;
         for (ptrdiff_t b = 0; b < n; b++) {
@@ -163,7 +167,8 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
                                   .a = work->a + r,
                                   .net = ahead ? work->net + (made + r) * q->G * VW : work->net,
                                   .net_panel = ahead ? work->ahead * q->G * VW : 0};
-            fl_cell_rows(cell, &rows);
+            if (cell->l->weights) fl_compact_cell_rows(cell, &rows, &work->compact);
+            else fl_cell_rows(cell, &rows);
             stop = r + most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
         }
         made += n;
@@ -195,7 +200,7 @@ typedef struct fl_runner {
 typedef char fl_runner_fits[sizeof(fl_runner) <= FL_RUNNER_BYTES && sizeof(fl_cell) <= FL_CELL_BYTES ? 1 : -1];
 
 static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                       ptrdiff_t steps, ptrdiff_t lanes, void *scratch) {
+                       ptrdiff_t steps, ptrdiff_t lanes, int unsigned_dots, void *scratch) {
     const fl_forward_plan plan = fl_plan_forward(layers, n_layers, steps, lanes, VW, (ptrdiff_t)sizeof(REAL));
     char *base = (char *)scratch;
     const REAL *w = (const REAL *)packed;
@@ -216,7 +221,9 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .zeros = (REAL *)(base + plan.zeros),
                  .gate_acts = (REAL *)(base + plan.gate_acts),
                  .net = (REAL *)(base + plan.net),
-                 .ahead = plan.ahead},
+                 .ahead = plan.ahead,
+                 .compact = {(REAL *)(base + plan.block), (int8_t *)(base + plan.bytes), plan.bytes_stride, (REAL *)(base + plan.scales),
+                             V_DOT_UNSIGNED && unsigned_dots}},
         .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
     };
     fl_zero(r->work.zeros, plan.widest);
