@@ -158,7 +158,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         for (ptrdiff_t b = n; A && b < B; b++)
             fl_copy(a_next + b * A, a_prev + b * A, A);
         /* All lanes at once, unless a step of them takes so long that Ctrl-C would wait. */
-        const ptrdiff_t most = FL_STEP_WORK / q->packed > 96 ? FL_STEP_WORK / q->packed : 96;
+        const ptrdiff_t most = n <= 96 || FL_STEP_WORK / q->packed < 96 ? 96 : FL_STEP_WORK / q->packed; /* a division is slow */
         for (ptrdiff_t r = 0; r < n && !stop; r += most) {
             const fl_rows rows = {.n = n - r < most ? n - r : most,
                                   .row = work->rows + r,

@@ -14,8 +14,8 @@
 
 /* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
 #define FL_RUNNER_BYTES 384
-#define FL_CELL_BYTES 320
-#define FL_LEARN_LAYER_BYTES 448
+#define FL_CELL_BYTES 384
+#define FL_LEARN_LAYER_BYTES 512
 #define FL_LEARN_WORK_BYTES 128
 
 /* What every prepared scratch starts with. */

@@ -15,7 +15,7 @@
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
    v_store_bytes          vcvtps2dq, vpackssdw, vpacksswb
-   vi_load, vi_bcast      vmovdqu, vpbroadcastd
+   vi_load, store, bcast  vmovdqu, vpbroadcastd
    vi_max_abs, vi_largest vandps, vpmaxsd
    vi_dot                 vpabsb, vpsignb, vpmaddubsw, vpmaddwd
    vi_dot_unsigned        none
@@ -126,6 +126,7 @@ typedef __m256i VI;
 
 FL_INLINE VI vi_zero(void) { return _mm256_setzero_si256(); }
 FL_INLINE VI vi_load(const int32_t *p) { return _mm256_loadu_si256((const VI *)p); }
+FL_INLINE void vi_store(int32_t *p, VI v) { _mm256_storeu_si256((VI *)p, v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);

@@ -15,7 +15,7 @@
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
    v_store_bytes          vcvtps2dq, vpmovdb
-   vi_load, vi_bcast      vmovdqu32, vpbroadcastd
+   vi_load, store, bcast  vmovdqu32, vpbroadcastd
    vi_max_abs, vi_largest vpandd, vpmaxsd
    vi_dot                 vpabsb, vpsubb {k}, vpmaddubsw, vpmaddwd
    vi_dot_unsigned        vpdpbusd (AVX-512 VNNI)
@@ -124,6 +124,7 @@ typedef __m512i VI;
 
 FL_INLINE VI vi_zero(void) { return _mm512_setzero_si512(); }
 FL_INLINE VI vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+FL_INLINE void vi_store(int32_t *p, VI v) { _mm512_storeu_si512(p, v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);

@@ -134,6 +134,7 @@ FL_INLINE VI vi_load(const int32_t *p) {
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
+FL_INLINE void vi_store(int32_t *p, VI v) { __builtin_memcpy(p, &v, sizeof v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);

@@ -15,7 +15,7 @@
    Compact weights, f32 alone:
    v_load_half            ldr d, fcvtl
    v_store_bytes          fcvtns, xtn
-   vi_load, vi_bcast      ldr q, ld1r
+   vi_load, store, bcast  ldr q, ld1r
    vi_max_abs, vi_largest fabs, smax
    vi_dot                 sdot, or smull, addp, sadalp
    vi_dot_unsigned        none
@@ -133,6 +133,7 @@ typedef int32x4_t VI;
 
 FL_INLINE VI vi_zero(void) { return vdupq_n_s32(0); }
 FL_INLINE VI vi_load(const int32_t *p) { return vld1q_s32(p); }
+FL_INLINE void vi_store(int32_t *p, VI v) { vst1q_s32(p, v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);
