@@ -877,7 +877,7 @@ def int8_net_inputs(weights, biases, sources):
 
 def int8_error_bound(w, s):
     """(R,): how far int8_net_inputs can be from the exact w @ s for one kind of sources, but for float32 rounding."""
-    (q_w, scale_w), (_, scale_s) = quantised_weights(w), quantised_sources(s)
+    scale_w, scale_s = quantised_weights(w)[1], quantised_sources(s)[1]
     # |w s - w~ s~| <= |w| |s - s~| + |w - w~| |s~|, each element off by at most half a step
     half_w, half_s = scale_w.astype(float) / 2, float(scale_s) / 2
     return np.abs(w.astype(float)).sum(axis=1) * half_s + half_w * (np.abs(s.astype(float)) + half_s).sum()

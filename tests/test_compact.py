@@ -120,7 +120,7 @@ def test_int8_cell_is_the_reference(options, isa):
     given = copy.deepcopy(layer)  # net inputs come in as its biases
     given.load_state_dict({k: v if "peephole" in k else np.zeros_like(v) for k, v in layer.state_dict().items()})
     for row in x:
-        (h, c), gates = stream.state, getattr(stream.state, "gates", None)
+        h, gates = stream.state[0], getattr(stream.state, "gates", None)
         sources = [row, h[0, 0]] + ([gates[0, 0]] if gates is not None else [])
         names = ["weight_ih_l0", "weight_hh_l0", "weight_gh_l0"][: len(sources)]
         biases = [getattr(layer, name) for name in ("bias_ih_l0", "bias_hh_l0") if name in layer.state_dict()]

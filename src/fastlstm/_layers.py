@@ -177,12 +177,13 @@ class Layer:
         for name, (at, shape) in self._shapes.items():
             if len(shape) == 1 or "weight_peephole" in name:
                 continue
-            size = np.abs(flat[at : at + math.prod(shape)])
             if weights == "int8" and shape[1] > MOST_INT8_SOURCES:
                 raise ValueError(f"{name} has {shape[1]} columns; int8 weights have at most {MOST_INT8_SOURCES}")
-            if (size[np.isfinite(size)] > largest).any() or (weights == "int8" and not np.isfinite(size).all()):
-                what = "finite ones" if weights == "float16" else "all"
-                raise ValueError(f"{name} does not fit into {weights} weights: of its elements {what} must be within {largest:.6g}")
+            size = np.abs(flat[at : at + math.prod(shape)])
+            # a half can be infinite or NaN, an integer cannot
+            bad = (size > largest) & np.isfinite(size) if weights == "float16" else ~(size <= largest)
+            if bad.any():
+                raise ValueError(f"{name} does not fit into {weights} weights: an element is beyond {largest:.6g} or NaN")
         network = _core.Network([spec | {"weights": code} for spec in self._specs], self.dtype)
         return network, network.pack(flat)
 
@@ -329,9 +330,9 @@ class Layer:
 
             "int8": a quarter of the memory. A weight is an integer in [-127, 127] times a scale for its row, and the
             inputs, h and gate activations of a step are quantised in the same way, each with a scale of its own. A net
-            input is then off by at most, summed over these kinds of sources, s |w|_1 / 254 + r |q|_1 / 254, where s is
-            the largest source, r the largest weight of the row, and |w|_1 and |q|_1 sum the row's weights and the
-            quantised sources (docs/compact.md). An infinity or NaN among the sources makes the lane's net inputs NaN.
+            input is then off by at most the sum over these kinds of sources of a |w|_1 + b (|s|_1 + K a), where a is
+            half a quantisation step of the K sources s (their largest / 254), b that of the row's weights w, and |.|_1
+            sums absolute values (docs/compact.md). An infinity or NaN among the sources makes the lane's net inputs NaN.
 
         Returns
         -------

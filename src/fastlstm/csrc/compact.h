@@ -197,22 +197,18 @@ FL_INLINE V fl_bytes_total(V total, VI dot, const REAL *scale_s, const REAL *sca
     return v_add(total, v_mul(vi_real(dot), v_mul(v_bcast(scale_s), v_load(scale_w))));
 }
 
-/* One row: totals stay in registers. */
+/* One row. */
 FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N, int unsigned_dots) {
-    V total[2 * FL_TILE];
-    FL_UNROLL
-    for (int j = 0; j < P * N; j++)
-        total[j] = fl_job_start(job, group + j / N, j % N, job->net + j / N * job->net_panel + j % N * VW);
     for (int kind = job->first; kind < job->end; kind++) {
         VI acc[2 * FL_TILE];
         fl_bytes_chain(acc, P, 1, N, job, group, kind, 0, N * VW, 0, unsigned_dots);
         FL_UNROLL
-        for (int j = 0; j < P * N; j++)
-            total[j] = fl_bytes_total(total[j], acc[j], job->scratch->scales + kind, fl_scales(job, group + j / N, kind) + j % N * VW);
+        for (int j = 0; j < P * N; j++) {
+            REAL *total = job->net + j / N * job->net_panel + j % N * VW;
+            const V before = kind == FL_X ? fl_job_start(job, group + j / N, j % N, total) : v_load(total);
+            v_store(total, fl_bytes_total(before, acc[j], job->scratch->scales + kind, fl_scales(job, group + j / N, kind) + j % N * VW));
+        }
     }
-    FL_UNROLL
-    for (int j = 0; j < P * N; j++)
-        v_store(job->net + j / N * job->net_panel + j % N * VW, total[j]);
 }
 
 /* The end of a tile of rows, once for tiles of all shapes. */
