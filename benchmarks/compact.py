@@ -73,7 +73,8 @@ def accuracy(seed, steps):
     print(f"fastlstm {fl.build_info()['version']} ({fl.build_info()['isa']}), seed {seed}, {steps:,} steps\n")
     print("| network | outputs | float16: largest | RMS | int8: largest | RMS |\n|---|---|---|---|---|---|")
     worst = dict.fromkeys(FORMATS, 0.0)
-    tasks, shapes = ((sines, 0.03), (sunspots, 0.03), (filtered, 0.05), (latch, 0.05)), ((16, 1), (32, 1), (64, 1), (24, 2))
+    tasks = ((sines, 0.03), (sunspots, 0.03), (filtered, 0.05), (latch, 0.05))
+    shapes = ((16, 1), (32, 1), (64, 1), (24, 2))
     for (task, lr), (hidden, layers) in itertools.product(tasks, shapes):
         r = np.random.default_rng(seed)
         net = trained(task, hidden, layers, lr / layers, r, seed, 100_000)

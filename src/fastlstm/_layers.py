@@ -183,7 +183,7 @@ class Layer:
             # a half can be infinite or NaN, an integer cannot
             bad = (size > largest) & np.isfinite(size) if weights == "float16" else ~(size <= largest)
             if bad.any():
-                raise ValueError(f"{name} does not fit into {weights} weights: an element is beyond {largest:.6g} or NaN")
+                raise ValueError(f"{name} does not fit into {weights} weights: an element is beyond {largest:.6g}")
         network = _core.Network([spec | {"weights": code} for spec in self._specs], self.dtype)
         return network, network.pack(flat)
 
@@ -332,7 +332,7 @@ class Layer:
             inputs, h and gate activations of a step are quantised in the same way, each with a scale of its own. A net
             input is then off by at most the sum over these kinds of sources of a |w|_1 + b (|s|_1 + K a), where a is
             half a quantisation step of the K sources s (their largest / 254), b that of the row's weights w, and |.|_1
-            sums absolute values (docs/compact.md). An infinity or NaN among the sources makes the lane's net inputs NaN.
+            sums absolute values (docs/compact.md). Where a source is infinite or NaN, the lane's net inputs are NaN.
 
         Returns
         -------

@@ -11,7 +11,8 @@ typedef struct outcome { float *y; size_t bytes; } outcome;
 
 enum { WHOLE, STEP_BY_STEP, LANE_BY_LANE, PREPARED, UNITS };
 
-static outcome run(const net *m, const fastlstm_engine *e, const float *packed, const float *x, ptrdiff_t T, ptrdiff_t B, int way) {
+static outcome run(const net *m, const fastlstm_engine *e, const float *packed, const float *x, ptrdiff_t T, ptrdiff_t B,
+                   int way) {
     const ptrdiff_t I = width_in(m), O = width_out(m), state_size = m->state ? m->state * B : 1;
     outcome r = {memory_new((size_t)(T * B * O + state_size) * sizeof(float)), (size_t)(T * B * O + state_size) * sizeof(float)};
     float *state = r.y + T * B * O;
@@ -30,8 +31,8 @@ static outcome run(const net *m, const fastlstm_engine *e, const float *packed, 
                 CHECK(CALL(fastlstm_run(scratch, &batch, NULL, NULL)) == FASTLSTM_OK);
             } else {
                 void *scratch = real_new(32, fastlstm_parallel_scratch_size(e, m->l, m->n, steps, lanes, threads, way == UNITS));
-                CHECK(CALL(fastlstm_forward_parallel(e, m->l, m->n, packed, &batch, scratch, threads, way == UNITS, NULL, NULL)) ==
-                      FASTLSTM_OK);
+                CHECK(CALL(fastlstm_forward_parallel(e, m->l, m->n, packed, &batch, scratch, threads, way == UNITS, NULL,
+                                                     NULL)) == FASTLSTM_OK);
             }
             if (own != state) /* each array of a layer's state is (B, width) */
                 for (ptrdiff_t d = 0; d < m->n; d++) {

@@ -84,8 +84,8 @@ FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) 
     for (int kind = job->first; kind < job->end; kind++) {
         const ptrdiff_t count = fl_sources(&job->cell->q, kind);
         for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
-            fl_half_chain(acc, P, N, fl_halves(job, group, kind) + from * N * VW, 2 * job->cell->c.at[FL_KINDS], job->s[kind][0] + from,
-                          count - from < FL_BLOCK ? count - from : FL_BLOCK);
+            fl_half_chain(acc, P, N, fl_halves(job, group, kind) + from * N * VW, 2 * job->cell->c.at[FL_KINDS],
+                          job->s[kind][0] + from, count - from < FL_BLOCK ? count - from : FL_BLOCK);
             FL_UNROLL
             for (int j = 0; j < P * N; j++)
                 total[j] = v_add(total[j], acc[j]);
@@ -157,7 +157,8 @@ static const REAL *fl_scales(const fl_job *job, ptrdiff_t group, int kind) {
 }
 
 /* Dot products (P, R, N) of R rows from r0 on with N row-vectors from n0 on, `row` elements apart from source to source. */
-FL_INLINE void fl_bytes_chain(VI *acc, int P, int R, int N, const fl_job *job, ptrdiff_t group, int kind, ptrdiff_t n0, ptrdiff_t row,
+FL_INLINE void fl_bytes_chain(VI *acc, int P, int R, int N, const fl_job *job, ptrdiff_t group, int kind,
+                              ptrdiff_t n0, ptrdiff_t row,
                               ptrdiff_t r0, int unsigned_dots) {
     const fl_compact_geometry *c = &job->cell->c;
     const ptrdiff_t fours = (fl_sources(&job->cell->q, kind) + 3) / 4, at = fl_bytes_at(&job->cell->q, kind);
@@ -206,13 +207,15 @@ FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N,
         for (int j = 0; j < P * N; j++) {
             REAL *total = job->net + j / N * job->net_panel + j % N * VW;
             const V before = kind == FL_X ? fl_job_start(job, group + j / N, j % N, total) : v_load(total);
-            v_store(total, fl_bytes_total(before, acc[j], job->scratch->scales + kind, fl_scales(job, group + j / N, kind) + j % N * VW));
+            v_store(total, fl_bytes_total(before, acc[j], job->scratch->scales + kind,
+                                          fl_scales(job, group + j / N, kind) + j % N * VW));
         }
     }
 }
 
 /* The end of a tile of rows, once for tiles of all shapes. */
-FL_NOINLINE void fl_bytes_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R, int N, const int32_t *dots) {
+FL_NOINLINE void fl_bytes_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R,
+                              int N, const int32_t *dots) {
     const ptrdiff_t row = job->cell->c.row;
     for (int p = 0; p < P; p++)
         for (int r = 0; r < R; r++)
@@ -286,7 +289,9 @@ FL_INLINE void fl_bytes_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P, 
 }
 
 FL_NOINLINE void fl_bytes_signed(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_bytes_panels(job, group, P, 0); }
-FL_NOINLINE void fl_bytes_unsigned(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_bytes_panels(job, group, P, V_DOT_UNSIGNED); }
+FL_NOINLINE void fl_bytes_unsigned(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+    fl_bytes_panels(job, group, P, V_DOT_UNSIGNED);
+}
 
 FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     const ptrdiff_t G = job->cell->q.G;
@@ -336,7 +341,8 @@ static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const
     }
 }
 
-static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net, ptrdiff_t net_panel, const fl_compact *scratch) {
+static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net,
+                                  ptrdiff_t net_panel, const fl_compact *scratch) {
     fl_job job = fl_job_new(cell, scratch, x, NULL, NULL, rows, FL_X);
     job.net_panel = net_panel;
     for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
@@ -346,7 +352,8 @@ static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptr
     }
 }
 
-static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows, REAL *net, const fl_compact *scratch) {
+static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows,
+                                   REAL *net, const fl_compact *scratch) {
     fl_job job = fl_job_new(cell, scratch, x, NULL, NULL, rows, FL_X);
     job.net = net;
     job.net_panel = rows * VW;
@@ -364,10 +371,12 @@ static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, RE
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
     (void)cell, (void)rows, (void)scratch;
 }
-static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net, ptrdiff_t net_panel, const fl_compact *scratch) {
+static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net,
+                                  ptrdiff_t net_panel, const fl_compact *scratch) {
     (void)cell, (void)x, (void)rows, (void)net, (void)net_panel, (void)scratch;
 }
-static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows, REAL *net, const fl_compact *scratch) {
+static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows,
+                                   REAL *net, const fl_compact *scratch) {
     (void)cell, (void)x, (void)y, (void)rows, (void)net, (void)scratch;
 }
 

@@ -45,7 +45,8 @@ static int8_t fl_weight_byte(REAL w, REAL scale) {
 
 /* One group's weights of one kind of sources, `count` columns of a parameter matrix from offset `at`. In tiles, as
    fl_copy_sources does it. */
-FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, int kind, REAL *params, REAL *packed, int back) {
+FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, int kind,
+                                 REAL *params, REAL *packed, int back) {
     enum { TILE = 64 };
     const fl_compact_geometry c = fl_layer_compact(l, q, VW);
     const ptrdiff_t count = fl_sources(q, kind), at = kind == FL_X ? l->weight_ih : kind == FL_H ? l->weight_hh : l->weight_gh;
@@ -60,7 +61,8 @@ FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, 
     }
     for (ptrdiff_t from = 0; from < count; from += TILE)
         for (ptrdiff_t j = 0; j < c.row; j++) {
-            const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW), to = from + TILE < count ? from + TILE : (count + 3) / 4 * 4;
+            const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW);
+            const ptrdiff_t to = from + TILE < count ? from + TILE : (count + 3) / 4 * 4;
             REAL *p = params + at + row * count;
             for (ptrdiff_t k = from; k < to; k++) {
                 const int real = row >= 0 && k < count; /* not padding */
