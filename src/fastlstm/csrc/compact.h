@@ -328,6 +328,23 @@ static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const R
     return job;
 }
 
+/* The ends of P groups. Those of a plain cell's one row side by side: each waits for its own divisions alone. */
+static void fl_compact_finish(const fl_cell *cell, ptrdiff_t group, ptrdiff_t P, const fl_rows *rows, REAL *net, ptrdiff_t net_panel) {
+    const ptrdiff_t u = group * VW, H = cell->q.H;
+    if (rows->n > 1 || !cell->plain) {
+        for (ptrdiff_t p = 0; p < P; p++)
+            fl_finish_rows(cell, group + p, rows, net + p * net_panel);
+        return;
+    }
+    V c[2 * FL_TILE];
+    for (ptrdiff_t p = 0; p < P; p++) {
+        const REAL *t = net + p * net_panel;
+        c[p] = fl_plain_state(v_load(t), v_load(t + VW), v_load(t + 3 * VW), rows->row, u + p * VW, H - u - p * VW, NULL);
+    }
+    for (ptrdiff_t p = 0; p < P; p++)
+        fl_plain_output(v_load(net + p * net_panel + 2 * VW), c[p], rows->row, u + p * VW, H - u - p * VW, NULL);
+}
+
 /* fl_cell_rows, fl_input_rows and fl_linear_rows for either kind of weights. */
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
     fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
@@ -336,8 +353,7 @@ static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const
         P = fl_compact_panels(cell, group, rows->n);
         job.net = rows->net + group * rows->net_panel;
         fl_job_panels(&job, group, P);
-        for (ptrdiff_t p = 0; p < P; p++)
-            fl_finish_rows(cell, group + p, rows, job.net + p * job.net_panel);
+        fl_compact_finish(cell, group, P, rows, job.net, job.net_panel);
     }
 }
 
