@@ -40,7 +40,7 @@ def set_num_threads():
 
 def steps_of(hidden):
     """Enough to cross the blocks that the engine takes steps in (48, and 64 in a stack), where that is cheap."""
-    return 70 if hidden <= 64 else 50 if hidden <= 128 else max(3, 2048 // hidden)
+    return 70 if hidden <= 64 else 50 if hidden <= 128 else max(3, 1024 // hidden)
 
 
 def sequences(inputs, hidden):

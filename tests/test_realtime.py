@@ -336,7 +336,7 @@ def used():
     return np.array([usage.ru_minflt, usage.ru_majflt, usage.ru_nvcsw])
 
 windows = []
-for _ in range(5):
+while len(windows) < 5 and [0, 0, 0] not in windows:
     before = used()
     {loop.replace(chr(10), chr(10) + "    ")}
     windows.append((used() - before).tolist())
@@ -385,7 +385,7 @@ x, out = np.ones(HIDDEN, np.float32), np.empty(HIDDEN, np.float32)
 w, product = np.ones((4 * HIDDEN, 2 * HIDDEN), np.float32), np.empty(4 * HIDDEN, np.float32)
 sources = np.ones(2 * HIDDEN, np.float32)
 ours, control = [], []
-for _ in range(8):
+while len(ours) < 8 and min(ours, default=2) >= 2:
     ours.append(tail(lambda: stream.step(x, out=out), 2000))
     control.append(tail(lambda: np.dot(w, sources, out=product), 2000))
 print(json.dumps([min(ours), min(control)]))
