@@ -10,8 +10,11 @@ PACKAGE := $(shell find include src -type f -not -path '*.egg-info/*' -not -path
 CTEST  := $(MAKE) --no-print-directory -j$(JOBS) -C tests/c
 BUILD  := $(CURDIR)/build/c
 CROSS  := aarch64-linux-gnu-
+ASV    := $(VENV)/bin/asv --config benchmarks/asv.conf.json
+ASV_RUN = $(ASV) machine --yes >/dev/null && $(ASV) run --show-stderr --environment existing:"$(abspath $(PY))" \
+    --set-commit-hash "$$(git rev-parse HEAD)"
 
-.PHONY: help demo test ctest asan exhaustive lint aarch64 bench wheel clean
+.PHONY: help demo test ctest asan exhaustive lint aarch64 bench bench-report wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +26,7 @@ help:
 	@echo "make aarch64  C tests cross-compiled for aarch64, under qemu"
 	@echo "make lint     ruff; C with warnings as errors; the header alone as C99 and as C++"
 	@echo "make bench    every benchmark once (asv)"
+	@echo "make bench-report  every benchmark measured properly, and a report to browse"
 	@echo "make wheel    dist/*.whl and dist/*.tar.gz"
 	@echo "make clean    remove what make made"
 
@@ -57,9 +61,13 @@ aarch64: ctest
 	    diff $(BUILD)/native/hashes $(BUILD)/aarch64/hashes && echo "activations: same bits on aarch64 as here"; fi
 
 bench: $(VENV)/.bench
-	cd benchmarks && asv="$(abspath $(VENV))/bin/asv" && "$$asv" machine --yes >/dev/null && \
-	    "$$asv" run --quick --show-stderr --environment existing:"$(abspath $(PY))" \
-	    --set-commit-hash "$$(git rev-parse HEAD)"
+	$(ASV_RUN) --quick
+
+# A report of a first look: make bench-report QUICK=--quick
+bench-report: $(VENV)/.bench
+	$(ASV_RUN) $(QUICK)
+	$(ASV) publish
+	@echo "the report: benchmarks/.asv/html; to browse it: $(ASV) preview"
 
 wheel: $(VENV)/.tools
 	rm -rf build/lib* dist

@@ -1,4 +1,4 @@
-"""Benchmarks of fastlstm's public interface, one thread each."""
+"""Benchmarks of fastlstm's public interface; one thread each unless a benchmark says otherwise."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What remains when there is nothing to compute."""
+"""What do the import and a call cost when there is nothing to compute?"""
 
 import subprocess
 import sys

@@ -52,6 +52,12 @@ enum {
     FASTLSTM_H1997 = 5  /* tanh(x/2): their cell-output squashing h, eq. 4 */
 };
 
+/* How packed weights are stored. Compact ones are for float engines, for packing and running, not for learning.
+   FLOAT16: weights of inputs, h and gate activations in half precision, all arithmetic in float.
+   INT8: those weights as bytes with a scale for each row and kind of sources; the sources of a step are quantised in the
+   same way, and the products are exact in integers (docs/compact.md). No kind has more than 2^17 sources then. */
+enum { FASTLSTM_NATIVE = 0, FASTLSTM_FLOAT16 = 1, FASTLSTM_INT8 = 2 }; /* weights */
+
 /* One direction of one recurrent layer, or one linear layer. */
 typedef struct fastlstm_layer {
     int32_t kind;
@@ -61,6 +67,7 @@ typedef struct fastlstm_layer {
     int32_t reverse;         /* 1: reads time backwards; shares input and output rows with the layer before it */
     int32_t gate_activation, input_activation;
     int32_t output_activation; /* LSTM: of the cell state; LINEAR: of the outputs */
+    int32_t weights;           /* how they are packed */
     double clip;               /* cell states are kept in [-clip, clip]; INFINITY: no limit */
     ptrdiff_t input_size, hidden_size, block_size; /* I, H, S; LINEAR: inputs, outputs, 1 */
     /* Offsets into the flat parameter array, -1 where the parameter does not exist. R = A + H rows in the order
@@ -86,7 +93,9 @@ ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_lay
 ptrdiff_t fastlstm_forward_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                         ptrdiff_t steps, ptrdiff_t lanes);
 
-/* params -> packed: the layout the kernels read (csrc/geometry.h); unpack is its exact inverse. */
+/* params -> packed: the layout the kernels read (csrc/geometry.h); unpack is its exact inverse. Compact weights unpack to
+   the rounded values they stand for, and these pack to the same bits again. BAD_ARGUMENT if a weight does not fit: a
+   finite one beyond 65504 for FLOAT16; for INT8 one that is not within 2^126. */
 fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                               const void *params, void *packed);
 fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,

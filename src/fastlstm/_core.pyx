@@ -27,7 +27,7 @@ cdef extern from "fastlstm.h" nogil:
     ctypedef struct fastlstm_engine:
         pass
     ctypedef struct fastlstm_layer:
-        int32_t kind, gates, peepholes, gate_recurrence, reverse, gate_activation, input_activation, output_activation
+        int32_t kind, gates, peepholes, gate_recurrence, reverse, gate_activation, input_activation, output_activation, weights
         double clip
         Py_ssize_t input_size, hidden_size, block_size
         Py_ssize_t weight_ih, weight_hh, weight_gh, bias_ih, bias_hh, weight_peephole
@@ -288,6 +288,7 @@ cdef class Network:
                 spec["kind"], spec["gates"], spec["peepholes"], spec["gate_recurrence"], spec["reverse"])
             l.gate_activation, l.input_activation, l.output_activation = (
                 spec["gate_activation"], spec["input_activation"], spec["output_activation"])
+            l.weights = spec.get("weights", 0)
             l.clip = INFINITY if spec["clip"] is None else spec["clip"]
             l.input_size, l.hidden_size, l.block_size = spec["input_size"], spec["hidden_size"], spec["block_size"]
             l.weight_ih, l.weight_hh, l.weight_gh = spec["weight_ih"], spec["weight_hh"], spec["weight_gh"]

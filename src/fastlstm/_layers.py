@@ -24,6 +24,8 @@ ACTIVATIONS = {"sigmoid": 0, "tanh": 1, "identity": 2, "relu": 3, "g1997": 4, "h
 LSTM_KIND, LINEAR_KIND = 0, 1
 PARAMETER_FIELDS = ("weight_ih", "weight_hh", "weight_gh", "bias_ih", "bias_hh", "weight_peephole")
 INPUT_GATE, FORGET_GATE, OUTPUT_GATE, COUPLED_GATES = 1, 2, 4, 8
+COMPACT = {"float16": (1, 65504.0), "int8": (2, 2.0**126)}  # stored weights: format and largest element
+MOST_INT8_SOURCES = 2**17
 
 
 class State(tuple):
@@ -164,6 +166,26 @@ class Layer:
             packed = self._network.pack(flat)
             self.__dict__["_packed"] = (packed, age)
         return packed
+
+    def _stored(self, weights, flat=None):
+        """The network whose weights are stored in the format `weights`, and they (`flat`, or the newest), packed."""
+        if weights not in COMPACT:
+            return self._network, self._weights() if flat is None else self._network.pack(flat)
+        code, largest = COMPACT[weights]
+        if flat is None:
+            flat = np.ascontiguousarray(self._parameters.fetch())
+        for name, (at, shape) in self._shapes.items():
+            if len(shape) == 1 or "weight_peephole" in name:
+                continue
+            if weights == "int8" and shape[1] > MOST_INT8_SOURCES:
+                raise ValueError(f"{name} has {shape[1]} columns; int8 weights have at most {MOST_INT8_SOURCES}")
+            size = np.abs(flat[at : at + math.prod(shape)])
+            # a half can be infinite or NaN, an integer cannot
+            bad = (size > largest) & np.isfinite(size) if weights == "float16" else ~(size <= largest)
+            if bad.any():
+                raise ValueError(f"{name} does not fit into {weights} weights: an element is beyond {largest:.6g}")
+        network = _core.Network([spec | {"weights": code} for spec in self._specs], self.dtype)
+        return network, network.pack(flat)
 
     def _state_views(self, flat, lanes):
         """The state as users see it, as views of the engine's flat array: a list, one entry per recurrent layer."""
@@ -356,15 +378,35 @@ class Layer:
         ----------
         lanes : int
             Independent sequences that run side by side.
-        weights : "float32"
-            How the copy stores its weights; a float64 layer keeps float64.
+        weights : "float32", "float16" or "int8"
+            How the copy stores its weights. Biases and peepholes are never rounded. A float64 layer keeps float64.
+
+            "float16": half the memory. Each weight is rounded to half precision, by at most 2**-11 of its size (2**-25
+            for weights below 2**-14), and all arithmetic is float32: the bits are those of a float32 stream with these
+            weights.
+
+            "int8": a quarter of the memory. A weight is an integer in [-127, 127] times a scale for its row, and the
+            inputs, h and gate activations of a step are quantised in the same way, each with a scale of its own. A net
+            input is then off by at most the sum over these kinds of sources of a |w|_1 + b (|s|_1 + K a), where a is
+            half a quantisation step of the K sources s (their largest / 254), b that of the row's weights w, and |.|_1
+            sums absolute values (docs/compact.md). Where a source is infinite or NaN, the lane's net inputs are NaN.
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        ValueError
+            The network is bidirectional, or float64 and `weights` compact, or a weight does not fit into the format.
         """
         if any(spec["reverse"] for spec in self._specs):
             raise ValueError(
                 "a bidirectional layer cannot stream: its backward direction needs the end of the sequence"
             )
-        as_choice(weights, "weights", ("float32",) if self.dtype == np.float32 else ("float32", "float64"))
-        return Stream(self, as_size(lanes, "lanes"))
+        native = self.dtype == np.float32
+        weights = as_choice(weights, "weights", ("float32", *COMPACT) if native else ("float32", "float64"))
+        return Stream(self, as_size(lanes, "lanes"), weights if native else "float64")
 
 
 class LSTM(Layer):

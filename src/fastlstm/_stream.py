@@ -14,7 +14,10 @@ class Stream(_core.Stream):
     nothing at all). One stream is used by one thread at a time; a second one gets a RuntimeError.
 
     ``step(x, out=None)`` takes one step: x is (I,) or (lanes, I), the result (O,) or (lanes, O), a fresh array or
-    `out`. The bits are those of `run` and of calling the layer.
+    `out`. The bits are those of `run`, and with native weights of calling the layer.
+
+    `weights` is the name of the format in which the stream stores its weights: "float16" and "int8" are smaller and
+    faster and less exact; see `Layer.stream`.
 
     Examples
     --------
@@ -27,9 +30,10 @@ class Stream(_core.Stream):
     >>> stream.reset()
     """
 
-    def __init__(self, layer, lanes):
-        super().__init__(layer._network, layer._weights(), lanes)
-        self.layer = layer
+    def __init__(self, layer, lanes, weights):
+        network, packed = layer._stored(weights)
+        super().__init__(network, packed, lanes)
+        self.layer, self.weights = layer, weights
 
     def run(self, xs):
         """Take many steps in one call that releases the GIL.
@@ -77,14 +81,14 @@ class Stream(_core.Stream):
 
     def refresh(self):
         """Take the layer's current weights; the state goes on."""
-        self._use(self.layer._weights())
+        self._use(self.layer._stored(self.weights)[1])
 
     def copy(self):
         """A second stream with the same weights and a copy of the state."""
         self._idle()
         other = type(self).__new__(type(self))
         _core.Stream.__init__(other, self.network, self.packed, self.lanes)
-        other.layer = self.layer
+        other.layer, other.weights = self.layer, self.weights
         other.flat_state[:] = self.flat_state
         return other
 
@@ -94,7 +98,8 @@ class Stream(_core.Stream):
         self._idle()
         flat = np.empty(self.network.n_params, self.network.dtype)
         self.network.unpack(self.packed, flat)
-        return {"layer": self.layer, "lanes": self.lanes, "weights": flat, "state": np.array(self.flat_state)}
+        state = np.array(self.flat_state)
+        return {"layer": self.layer, "lanes": self.lanes, "format": self.weights, "weights": flat, "state": state}
 
     def __reduce__(self):
         return _restore, (type(self), self.__getstate__())
@@ -102,8 +107,8 @@ class Stream(_core.Stream):
 
 def _restore(cls, saved):
     stream = cls.__new__(cls)
-    network = saved["layer"]._network
-    _core.Stream.__init__(stream, network, network.pack(saved["weights"]), saved["lanes"])
-    stream.layer = saved["layer"]
+    network, packed = saved["layer"]._stored(saved["format"], saved["weights"])
+    _core.Stream.__init__(stream, network, packed, saved["lanes"])
+    stream.layer, stream.weights = saved["layer"], saved["format"]
     stream.flat_state[:] = saved["state"]
     return stream

@@ -65,6 +65,9 @@ const char *fastlstm_status_string(fastlstm_status status) {
 /* Sizes above this are refused, so that sums and products of a few of them and an element size fit into ptrdiff_t. */
 #define FL_LIMIT ((ptrdiff_t)1 << (8 * sizeof(ptrdiff_t) - 10))
 
+/* Sources of one kind whose products of bytes, at most 128 * 127 each, int32 can add up. */
+enum { FL_MOST_BYTES = 1 << 17 };
+
 /* a * b, or -1 beyond the limit or if either already is -1. */
 static ptrdiff_t times(ptrdiff_t a, ptrdiff_t b) {
     if (a < 0 || b < 0) return -1;
@@ -91,7 +94,9 @@ static fastlstm_status layer_check(const fastlstm_layer *l) {
     if (l->weight_gh < -1 || l->bias_ih < -1 || l->bias_hh < -1 || l->weight_peephole < -1 || l->state_a < -1 || l->peepholes < 0 ||
         l->peepholes > 1 || l->gate_recurrence < 0 || l->gate_recurrence > 1 || l->reverse < 0 || l->reverse > 1)
         return FASTLSTM_BAD_LAYER;
+    if (l->weights < FASTLSTM_NATIVE || l->weights > FASTLSTM_INT8) return FASTLSTM_BAD_LAYER;
     if (l->kind == FASTLSTM_LINEAR) {
+        if (l->weights == FASTLSTM_INT8 && I > FL_MOST_BYTES) return FASTLSTM_TOO_LARGE;
         if (S != 1 || l->reverse || l->peepholes || l->gate_recurrence || l->weight_ih < 0 || l->weight_hh != -1 || l->weight_gh != -1 ||
             l->bias_hh != -1 || l->weight_peephole != -1)
             return FASTLSTM_BAD_LAYER;
@@ -103,6 +108,7 @@ static fastlstm_status layer_check(const fastlstm_layer *l) {
         return FASTLSTM_BAD_LAYER;
     const ptrdiff_t gates = (l->gates & 1) + (l->gates >> 1 & 1) + (l->gates >> 2 & 1), rows = plus(times(gates, H / S), H);
     const ptrdiff_t A = l->gate_recurrence ? gates * (H / S) : 0, sources = plus(plus(I, H), plus(A, 2));
+    if (l->weights == FASTLSTM_INT8 && (I > FL_MOST_BYTES || H > FL_MOST_BYTES || A > FL_MOST_BYTES)) return FASTLSTM_TOO_LARGE;
     if (l->weight_ih < 0 || l->weight_hh < 0 || (l->weight_gh < 0) != (A == 0) || (l->weight_peephole < 0) != (!l->peepholes || !gates) ||
         (l->bias_hh >= 0 && l->bias_ih < 0) || l->state_h < 0 || l->state_c < 0 || (A && l->state_a < 0))
         return FASTLSTM_BAD_LAYER;
@@ -137,6 +143,20 @@ fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_lay
         if (total < 0 || width < 0) return FASTLSTM_TOO_LARGE;
     }
     return FASTLSTM_OK;
+}
+
+static int any_compact(const fastlstm_layer *layers, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (layers[i].weights != FASTLSTM_NATIVE) return 1;
+    return 0;
+}
+
+/* The same for an engine. */
+static fastlstm_status engine_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n) {
+    const fastlstm_status status = fastlstm_net_check(layers, n);
+    if (status) return status;
+    if (!engine) return FASTLSTM_BAD_ARGUMENT;
+    return engine->bits == 64 && any_compact(layers, n) ? FASTLSTM_BAD_LAYER : FASTLSTM_OK;
 }
 
 static int any_reverse(const fastlstm_layer *layers, ptrdiff_t n) {
@@ -193,7 +213,7 @@ ptrdiff_t fastlstm_state_size(const fastlstm_layer *layers, ptrdiff_t n_layers, 
 
 ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers) {
     ptrdiff_t size = 0;
-    if (!engine || fastlstm_net_check(layers, n_layers)) return -1;
+    if (engine_check(engine, layers, n_layers)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i++)
         size += fl_layer_geometry(layers + i, engine->vw).packed;
     return size;
@@ -201,14 +221,14 @@ ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_lay
 
 ptrdiff_t fastlstm_forward_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                         ptrdiff_t steps, ptrdiff_t lanes) {
-    if (!engine || fastlstm_net_check(layers, n_layers) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n_layers, steps, lanes)) return -1;
+    if (engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n_layers, steps, lanes)) return -1;
     const ptrdiff_t real = engine->bits / 8;
     return (fl_plan_forward(layers, n_layers, steps, lanes, engine->vw, real).size + real - 1) / real;
 }
 
 ptrdiff_t fastlstm_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
     ptrdiff_t size = 0;
-    if (!engine || fastlstm_net_check(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    if (engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
         if (layers[i].kind == FASTLSTM_LSTM) size += lanes * q.groups * q.trace;
@@ -225,36 +245,61 @@ ptrdiff_t fastlstm_trace_canonical_size(const fastlstm_layer *layers, ptrdiff_t 
 }
 
 ptrdiff_t fastlstm_learner_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
-    if (!engine || fastlstm_net_check(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    if (engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
     const ptrdiff_t real = engine->bits / 8;
     return (fl_plan_learn(layers, n_layers, lanes, engine->vw, real).size + real - 1) / real;
 }
 
 /* ---- Calls ---- */
 
+/* Whether the elements of a parameter matrix fit into the layer's compact weights. */
+static int compact_fits(const fastlstm_layer *l, const float *w, ptrdiff_t count) {
+    int good = 1;
+    for (ptrdiff_t k = 0; k < count; k++) {
+        const float size = fabsf(w[k]);
+        good &= l->weights == FASTLSTM_INT8 ? size <= 0x1p126f : !(size > 65504) || size == INFINITY;
+    }
+    return good;
+}
+
+static int weights_fit(const fastlstm_layer *l, const float *params) {
+    const fl_geometry q = fl_layer_geometry(l, 1);
+    const ptrdiff_t rows = q.gates * q.J + q.H;
+    return l->weights == FASTLSTM_NATIVE || (compact_fits(l, params + l->weight_ih, rows * q.I) &&
+                                             (l->kind == FASTLSTM_LINEAR || (compact_fits(l, params + l->weight_hh, rows * q.H) &&
+                                              (!q.A || compact_fits(l, params + l->weight_gh, rows * q.A)))));
+}
+
 fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *params, void *packed) {
-    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    const fastlstm_status status = engine_check(engine, layers, n_layers);
     if (status) return status;
-    if (!engine || !params || !packed) return FASTLSTM_BAD_ARGUMENT;
+    if (!params || !packed) return FASTLSTM_BAD_ARGUMENT;
+    for (ptrdiff_t i = 0; i < n_layers; i++)
+        if (!weights_fit(layers + i, (const float *)params)) return FASTLSTM_BAD_ARGUMENT;
     engine->pack(layers, n_layers, params, packed);
     return FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, void *params) {
-    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    const fastlstm_status status = engine_check(engine, layers, n_layers);
     if (status) return status;
-    if (!engine || !params || !packed) return FASTLSTM_BAD_ARGUMENT;
+    if (!params || !packed) return FASTLSTM_BAD_ARGUMENT;
     engine->unpack(layers, n_layers, packed, params);
     return FASTLSTM_OK;
 }
 
+static void prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, ptrdiff_t steps,
+                    ptrdiff_t lanes, void *scratch) {
+    engine->prepare(engine, layers, n_layers, packed, steps, lanes, (fl_cpu_features() & FL_CPU_VNNI) != 0, scratch);
+}
+
 fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                  ptrdiff_t steps, ptrdiff_t lanes, void *scratch) {
-    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+    const fastlstm_status status = engine_check(engine, layers, n_layers);
     if (status) return status;
-    if (!engine || !packed || !scratch || steps <= 0 || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
+    if (!packed || !scratch || steps <= 0 || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
     if (!counts_fit(layers, n_layers, steps, lanes)) return FASTLSTM_TOO_LARGE;
-    engine->prepare(engine, layers, n_layers, packed, steps, lanes, scratch);
+    prepare(engine, layers, n_layers, packed, steps, lanes, scratch);
     return FASTLSTM_OK;
 }
 
@@ -271,8 +316,9 @@ static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes)
 }
 
 /* Sizes before anything is read that they count. */
-static fastlstm_status whole_batch_check(const fastlstm_layer *layers, ptrdiff_t n_layers, const fastlstm_batch *batch) {
-    const fastlstm_status status = fastlstm_net_check(layers, n_layers);
+static fastlstm_status whole_batch_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                         const fastlstm_batch *batch) {
+    const fastlstm_status status = engine_check(engine, layers, n_layers);
     if (status) return status;
     if (!batch || batch->steps <= 0 || batch->lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
     return counts_fit(layers, n_layers, batch->steps, batch->lanes) ? batch_check(batch, batch->lanes) : FASTLSTM_TOO_LARGE;
@@ -289,7 +335,7 @@ fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlst
 
 fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                  const fastlstm_batch *batch, void *scratch, fastlstm_poll poll, void *context) {
-    fastlstm_status status = whole_batch_check(layers, n_layers, batch);
+    fastlstm_status status = whole_batch_check(engine, layers, n_layers, batch);
     if (!status) status = fastlstm_prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, scratch);
     return status ? status : engine->run(scratch, batch, NULL, poll, context);
 }
@@ -311,7 +357,7 @@ int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers,
                     int threads, int *by_units) {
     ptrdiff_t work = 0, largest = 0;
     *by_units = 0;
-    if (!engine || fastlstm_net_check(layers, n_layers) || steps <= 0 || lanes <= 0 || threads <= 1) return 1;
+    if (engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || threads <= 1) return 1;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const ptrdiff_t weights = fl_layer_geometry(layers + i, engine->vw).packed;
         work = plus(work, times(times(weights, steps), lanes));
@@ -379,8 +425,8 @@ static void run_share(void *context, int part, int parts) {
     }
     for (; share.part < call->threads; share.part += parts) {
         void *scratch = call->scratch + share.part * call->scratch_bytes;
-        call->engine->prepare(call->engine, call->layers, call->n_layers, call->packed, call->batch->steps,
-                              fl_share_lanes(call->batch->lanes, share.part, share.parts), scratch);
+        prepare(call->engine, call->layers, call->n_layers, call->packed, call->batch->steps,
+                fl_share_lanes(call->batch->lanes, share.part, share.parts), scratch);
         ((fl_runner_head *)scratch)->tape = call->tape;
         call->engine->run(scratch, call->batch, &share, poll, call);
     }
@@ -395,9 +441,9 @@ ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fa
 static fastlstm_status forward_on_tape(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                        const fastlstm_batch *batch, void *scratch, int threads, int by_units, void *tape, fastlstm_poll poll,
                                        void *context) {
-    const fastlstm_status status = whole_batch_check(layers, n_layers, batch);
+    const fastlstm_status status = whole_batch_check(engine, layers, n_layers, batch);
     if (status) return status;
-    if (!engine || !packed || !scratch || threads < 1 || threads > FL_MOST_THREADS || by_units < 0 || by_units > 1 ||
+    if (!packed || !scratch || threads < 1 || threads > FL_MOST_THREADS || by_units < 0 || by_units > 1 ||
         (by_units ? reads_gates(layers, n_layers) : threads > batch->lanes))
         return FASTLSTM_BAD_ARGUMENT;
     const fl_room room = room_for(engine, layers, n_layers, batch->steps, batch->lanes, threads, by_units);
@@ -412,7 +458,7 @@ static fastlstm_status forward_on_tape(const fastlstm_engine *engine, const fast
         call.order = (const ptrdiff_t *)scratch;
     }
     for (int part = 0; call.barrier && part < threads; part++) {
-        engine->prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, call.scratch + part * call.scratch_bytes);
+        prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, call.scratch + part * call.scratch_bytes);
         ((fl_runner_head *)(call.scratch + part * call.scratch_bytes))->tape = tape;
     }
     fl_parallel(threads, run_share, &call);
@@ -446,7 +492,7 @@ static ptrdiff_t tape_of(const fastlstm_engine *engine, const fastlstm_layer *l,
 
 /* Whether everything of a training call stays within the limit. */
 static int training_fits(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
-    if (!engine || fastlstm_net_check(layers, n) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n, steps, lanes)) return 0;
+    if (!engine || fastlstm_net_check(layers, n) || any_compact(layers, n) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n, steps, lanes)) return 0;
     ptrdiff_t total = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
@@ -490,11 +536,12 @@ ptrdiff_t fastlstm_training_scratch_size(const fastlstm_engine *engine, const fa
 
 static fastlstm_status training_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, const fastlstm_batch *batch,
                                       const void *const *pointers, int n_pointers, int threads) {
-    const fastlstm_status status = whole_batch_check(layers, n, batch);
+    const fastlstm_status status = whole_batch_check(engine, layers, n, batch);
     if (status) return status;
     for (int j = 0; j < n_pointers; j++)
         if (!pointers[j]) return FASTLSTM_BAD_ARGUMENT;
-    if (!engine || most_threads(threads) < 0 || batch->starts) return FASTLSTM_BAD_ARGUMENT;
+    if (any_compact(layers, n)) return FASTLSTM_BAD_LAYER;
+    if (most_threads(threads) < 0 || batch->starts) return FASTLSTM_BAD_ARGUMENT;
     return fastlstm_training_scratch_size(engine, layers, n, batch->steps, batch->lanes, threads) < 0 ? FASTLSTM_TOO_LARGE : FASTLSTM_OK;
 }
 
@@ -638,7 +685,7 @@ static fastlstm_status learner_check(const fastlstm_learner *m) {
     if (m->prepared) return FASTLSTM_OK;
     const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
     if (status) return status;
-    if (any_reverse(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
+    if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
         m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;

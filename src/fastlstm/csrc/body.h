@@ -12,6 +12,7 @@
 #include "pack.h"
 #include "lstm.h"
 #include "linear.h"
+#include "compact.h"
 #include "forward.h"
 #include "backward.h"
 #include "traces.h"

@@ -13,6 +13,7 @@ int fl_cpu_features(void) {
     __cpuidex(r, 7, 0);
     if ((saved & 0x6) == 0x6 && (r[1] >> 5 & 1)) features |= FL_CPU_AVX2;
     if ((saved & 0xe6) == 0xe6 && (r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1)) features |= FL_CPU_AVX512;
+    if (features & FL_CPU_AVX512 && (r[2] >> 11 & 1)) features |= FL_CPU_VNNI;
     return features;
 }
 #elif defined(__x86_64__) || defined(__i386__)
@@ -24,6 +25,7 @@ int fl_cpu_features(void) {
     if (fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq"))
         features |= FL_CPU_AVX512;
+    if (features & FL_CPU_AVX512 && __builtin_cpu_supports("avx512vnni")) features |= FL_CPU_VNNI;
     return features;
 }
 #elif defined(__aarch64__) || defined(_M_ARM64)

@@ -51,6 +51,7 @@ typedef struct fl_work {
     REAL *gate_acts;           /* (2, B, A) */
     REAL *net;                 /* net inputs: of one tile, or with input products made ahead of all groups */
     ptrdiff_t ahead;           /* rows of the latter; 0: no room for them */
+    fl_compact compact;
     fl_patience patience;
     fl_barrier *barrier;       /* of those who share the units with this thread, or NULL */
 } fl_work;
@@ -99,6 +100,18 @@ static int fl_done(fl_work *work, ptrdiff_t multiply_adds) {
     return work->barrier ? fl_barrier_wait(work->barrier, stop) : stop;
 }
 
+/* Native or compact weights. */
+static void fl_make_step(const fl_cell *cell, const fl_rows *rows, const fl_work *work) {
+    if (cell->l->weights) fl_compact_cell_rows(cell, rows, &work->compact);
+    else fl_cell_rows(cell, rows);
+}
+
+static void fl_make_inputs(const fl_cell *cell, const fl_work *work, ptrdiff_t rows) {
+    const ptrdiff_t net_panel = work->ahead * cell->q.G * VW;
+    if (cell->l->weights) fl_compact_input_rows(cell, work->x, rows, work->net, net_panel, &work->compact);
+    else fl_input_rows(cell, work->x, rows, work->net, net_panel);
+}
+
 /* The spans return whether `poll` asked to stop. */
 static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) {
     int stop = 0;
@@ -108,7 +121,8 @@ static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) 
             work->x[b] = s->x + t * s->x_step + s->x_row[b] * s->x_lane;
             work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
         }
-        if (n) fl_linear_rows(cell, work->x, work->y, n, work->net);
+        if (n && cell->l->weights) fl_compact_linear_rows(cell, work->x, work->y, n, work->net, &work->compact);
+        else if (n) fl_linear_rows(cell, work->x, work->y, n, work->net);
         if (!work->barrier) stop = fl_done(work, cell->q.packed * n);
     }
     return work->barrier ? fl_done(work, cell->q.packed * s->steps * work->lanes) : stop;
@@ -126,7 +140,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
     REAL *h_state = state + cell->l->state_h * batch->lanes + lane * H;
     const REAL *x = s->x + from * s->x_step + s->x_row[0] * s->x_lane, *h = h_state;
     fl_row row = {.c = state + cell->l->state_c * batch->lanes + lane * H, .y = s->y + from * s->y_step + s->y_row[0] * s->y_lane};
-    fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h};
+    fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h, .net = work->net};
     ptrdiff_t made_to = 0;
     int stop = 0;
 
@@ -137,7 +151,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
                 work->x[m] = x + m * x_step;
             rows.net = work->net;
             rows.net_panel = work->ahead * q->G * VW;
-            fl_input_rows(cell, work->x, n, rows.net, rows.net_panel);
+            fl_make_inputs(cell, work, n);
             made_to += n;
         }
         if (batch->reset && fl_starts(batch, reverse, s->t0 + (reverse ? steps - 1 - done : done), lane)) {
@@ -145,11 +159,11 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
             fl_zero(row.c + first, end - first);
         }
         row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
-        fl_cell_rows(cell, &rows);
+        fl_make_step(cell, &rows, work);
         h = row.y;
         x += x_step;
         row.y += y_step;
-        rows.net += q->G * VW;
+        if (rows.net_panel) rows.net += q->G * VW;
         stop = fl_done(work, q->packed);
     }
     if (!stop) fl_copy(h_state + first, h + first, end - first);
@@ -189,7 +203,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             }
             made = 0;
             made_to = m > done + 1 ? m : done;
-            if (made_to > done) fl_input_rows(cell, work->x, rows, work->net, work->ahead * q->G * VW);
+            if (made_to > done) fl_make_inputs(cell, work, rows);
         }
         const int ahead = done < made_to;
         for (ptrdiff_t b = 0; b < n; b++) {
@@ -213,7 +227,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
                                   .a = work->a + r,
                                   .net = ahead ? work->net + (made + r) * q->G * VW : work->net,
                                   .net_panel = ahead ? work->ahead * q->G * VW : 0};
-            fl_cell_rows(cell, &rows);
+            fl_make_step(cell, &rows, work);
             stop = r + cell->most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
         }
         made += n;
@@ -247,7 +261,7 @@ typedef struct fl_runner {
 typedef char fl_runner_fits[sizeof(fl_runner) <= FL_RUNNER_BYTES && sizeof(fl_cell) <= FL_CELL_BYTES ? 1 : -1];
 
 static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                       ptrdiff_t steps, ptrdiff_t lanes, void *scratch) {
+                       ptrdiff_t steps, ptrdiff_t lanes, int unsigned_dots, void *scratch) {
     const fl_forward_plan plan = fl_plan_forward(layers, n_layers, steps, lanes, VW, (ptrdiff_t)sizeof(REAL));
     char *base = (char *)scratch;
     const REAL *w = (const REAL *)packed;
@@ -269,7 +283,9 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .zeros = (REAL *)(base + plan.zeros),
                  .gate_acts = (REAL *)(base + plan.gate_acts),
                  .net = (REAL *)(base + plan.net),
-                 .ahead = plan.ahead},
+                 .ahead = plan.ahead,
+                 .compact = {(REAL *)(base + plan.block), (int8_t *)(base + plan.bytes), plan.bytes_stride, (REAL *)(base + plan.scales),
+                             V_DOT_UNSIGNED && unsigned_dots}},
         .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
     };
     fl_zero(r->work.zeros, plan.widest);

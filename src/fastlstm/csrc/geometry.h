@@ -8,7 +8,13 @@
    so a kernel streams them in order and ends with all net inputs of VW blocks in registers; with S = 1 this is
    [group][k][gate][unit], and a cell of any S needs no work across vector lanes. The last group is padded with
    zero weights. After all groups follow the peephole weights, [group][i, f, o][S][VW]. A linear layer is the same
-   with one row-vector and no state. */
+   with one row-vector and no state.
+
+   Compact weights (FASTLSTM_FLOAT16, FASTLSTM_INT8; float engines) lie otherwise, in segments that begin on 64-byte
+   boundaries: the biases as floats, [group][bias][row-vector][VW]; for int8 the scales of the weights (floats) and their
+   sums (int32), [group][kind of sources][row-vector][VW]; the weights; the peepholes as above. Kinds of sources are the
+   inputs, h and gate activations. Weights are halves, [group][k][row-vector][VW], or bytes, [group][k/4][row-vector][VW][4],
+   in which each kind begins with a new four. */
 #ifndef FL_GEOMETRY_H
 #define FL_GEOMETRY_H
 
@@ -31,6 +37,39 @@ typedef struct fl_geometry {
     ptrdiff_t trace;         /* trace elements of one group and lane: M * S * traced * VW, and peepholes 2 * S * S * VW */
     int i, f, o, coupled;    /* which gates exist */
 } fl_geometry;
+
+/* Numbers below this are zeros to int8 weights: scales stay far from the smallest float, and inverses finite. */
+#define FL_TINY 0x1p-100f
+
+/* Kinds of sources, and how many of each a layer has. */
+enum { FL_X, FL_H, FL_A, FL_KINDS };
+static inline ptrdiff_t fl_sources(const fl_geometry *q, int kind) {
+    return kind == FL_X ? q->I : kind == FL_A ? q->A : q->M - q->biases - q->I - q->A;
+}
+
+/* Where the segments of compact weights begin, in floats; the biases come first. */
+typedef struct fl_compact_geometry {
+    ptrdiff_t scales, sums, weights, peephole, packed;
+    ptrdiff_t row;              /* elements of a group's row-vectors: G * VW */
+    ptrdiff_t at[FL_KINDS + 1]; /* where in a group's panel each kind begins; at the end, how long the panel is: in floats */
+} fl_compact_geometry;
+
+static inline fl_compact_geometry fl_layer_compact(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t vw) {
+    fl_compact_geometry c;
+    const int bytes = l->weights == FASTLSTM_INT8;
+    c.row = q->G * vw;
+    c.at[0] = 0;
+    for (int kind = 0; kind < FL_KINDS; kind++) {
+        const ptrdiff_t n = fl_sources(q, kind);
+        c.at[kind + 1] = c.at[kind] + (bytes ? (n + 3) / 4 * c.row : n * c.row / 2);
+    }
+    c.scales = (q->groups * q->biases * c.row + 15) / 16 * 16;
+    c.sums = c.scales + (bytes ? (q->groups * FL_KINDS * c.row + 15) / 16 * 16 : 0);
+    c.weights = c.sums + (c.sums - c.scales);
+    c.peephole = (c.weights + q->groups * c.at[FL_KINDS] + 15) / 16 * 16;
+    c.packed = (c.peephole + (l->peepholes ? q->groups * 3 * q->S * vw : 0) + 15) / 16 * 16;
+    return c;
+}
 
 /* One source of the layer's sizes; products cannot overflow once fl_net_valid (api.c) has accepted the layer. */
 static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t vw) {
@@ -61,6 +100,11 @@ static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t v
     q.panel = q.M * q.G * vw;
     q.peephole = q.groups * q.panel;
     q.packed = q.peephole + (l->peepholes ? q.groups * 3 * q.S * vw : 0);
+    if (l->weights != FASTLSTM_NATIVE) {
+        const fl_compact_geometry c = fl_layer_compact(l, &q, vw);
+        q.peephole = c.peephole;
+        q.packed = c.packed;
+    }
     q.kept = l->kind == FASTLSTM_LINEAR ? 0 : 2 + l->peepholes;
     q.acts = q.groups * (q.G + q.kept * q.S) * vw;
     q.factors = (6 * q.S + 3) * vw;

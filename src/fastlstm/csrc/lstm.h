@@ -29,6 +29,7 @@ typedef struct fl_rows {
 /* A layer as its kernels see it. */
 typedef struct fl_cell {
     fl_geometry q;
+    fl_compact_geometry c; /* if the weights are compact */
     const fastlstm_layer *l;
     const REAL *w;       /* packed */
     ptrdiff_t first, end; /* the groups to be computed: all, or one thread's */
@@ -38,6 +39,7 @@ typedef struct fl_cell {
 
 static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w) {
     cell->q = fl_layer_geometry(l, VW);
+    cell->c = fl_layer_compact(l, &cell->q, VW);
     cell->l = l;
     cell->w = w;
     cell->first = 0;

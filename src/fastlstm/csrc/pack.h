@@ -49,13 +49,28 @@ static ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *
     return l->weight_peephole + row * q->H + j * q->S + v;
 }
 
+#include "compact_pack.h"
+
+/* A layer's peephole weights, which are floats in every format. */
+static void fl_copy_peepholes(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *w, int back) {
+    for (ptrdiff_t group = 0; group < (l->peepholes ? q->groups : 0); group++)
+        for (ptrdiff_t gate = 0; gate < 3; gate++)
+            for (ptrdiff_t v = 0; v < q->S; v++)
+                for (ptrdiff_t lane = 0; lane < VW; lane++, w++) {
+                    const ptrdiff_t at = fl_peephole_offset(l, q, group, gate, v, lane);
+                    if (!back) *w = at < 0 ? 0 : params[at];
+                    else if (at >= 0) params[at] = *w;
+                }
+}
+
 /* Copies params to packed, or packed to params where `back`. */
 FL_NOINLINE void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers, REAL *params, REAL *packed, int back) {
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fastlstm_layer *l = layers + i;
         const fl_geometry q = fl_layer_geometry(l, VW);
         REAL *w = packed;
-        for (ptrdiff_t group = 0; group < q.groups; group++, w += q.panel) {
+        if (l->weights != FASTLSTM_NATIVE) fl_copy_compact_layer(l, &q, params, packed, back);
+        for (ptrdiff_t group = 0; group < q.groups && l->weights == FASTLSTM_NATIVE; group++, w += q.panel) {
             ptrdiff_t k = 0;
             if (l->bias_ih >= 0) fl_copy_sources(l, &q, group, params, w, back, l->bias_ih, k++, 1);
             if (l->bias_hh >= 0) fl_copy_sources(l, &q, group, params, w, back, l->bias_hh, k++, 1);
@@ -64,14 +79,7 @@ FL_NOINLINE void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers
             fl_copy_sources(l, &q, group, params, w, back, l->weight_hh, k + q.I, q.H);
             fl_copy_sources(l, &q, group, params, w, back, l->weight_gh, k + q.I + q.H, q.A);
         }
-        for (ptrdiff_t group = 0; group < (l->peepholes ? q.groups : 0); group++)
-            for (ptrdiff_t gate = 0; gate < 3; gate++)
-                for (ptrdiff_t v = 0; v < q.S; v++)
-                    for (ptrdiff_t lane = 0; lane < VW; lane++, w++) {
-                        const ptrdiff_t at = fl_peephole_offset(l, &q, group, gate, v, lane);
-                        if (!back) *w = at < 0 ? 0 : params[at];
-                        else if (at >= 0) params[at] = *w;
-                    }
+        fl_copy_peepholes(l, &q, params, packed + q.peephole, back);
         packed += q.packed;
     }
 }

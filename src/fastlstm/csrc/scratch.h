@@ -13,9 +13,9 @@
 #define FL_STEP_WORK 1000000000
 
 /* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
-#define FL_RUNNER_BYTES 320
-#define FL_CELL_BYTES 320
-#define FL_LEARN_LAYER_BYTES 448
+#define FL_RUNNER_BYTES 384
+#define FL_CELL_BYTES 384
+#define FL_LEARN_LAYER_BYTES 512
 #define FL_LEARN_WORK_BYTES 128
 
 /* What every prepared scratch starts with. */
@@ -36,6 +36,7 @@ typedef struct fl_forward_plan {
     int reverse;       /* a layer reads backwards: a span is the whole batch */
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
     ptrdiff_t runner, cells, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
+    ptrdiff_t block, bytes, scales, bytes_stride; /* of compact weights: fl_compact */
 } fl_forward_plan;
 
 static inline ptrdiff_t fl_take(ptrdiff_t *size, ptrdiff_t bytes) {
@@ -48,7 +49,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
                                               ptrdiff_t vw, ptrdiff_t real) {
     fl_forward_plan p = {0};
     const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *);
-    ptrdiff_t width = 0, acts = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
+    ptrdiff_t width = 0, acts = 0, block = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
         const ptrdiff_t both = q.H + (i + 1 < n && layers[i + 1].reverse ? layers[i + 1].hidden_size : 0);
@@ -58,6 +59,9 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
         if (fl_tile_groups(&q) * q.G * vw > net) net = fl_tile_groups(&q) * q.G * vw;
         if (q.groups * q.G * vw > widest) widest = q.groups * q.G * vw;
         p.reverse |= layers[i].reverse;
+        if (layers[i].weights == FASTLSTM_FLOAT16) block = FL_TILE * 64 * vw; /* 64: FL_BLOCK */
+        const ptrdiff_t stride = (q.M - q.biases) / 64 * 64 + 64 * 4; /* three kinds, each rounded up */
+        if (layers[i].weights == FASTLSTM_INT8 && stride > p.bytes_stride) p.bytes_stride = stride;
     }
     /* A single layer needs no memory for what passes between layers. */
     p.steps = p.reverse || n == 1 ? steps : FL_ROWS_AHEAD / lanes > 1 ? FL_ROWS_AHEAD / lanes : 1;
@@ -75,7 +79,12 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     p.y = fl_take(&p.size, lanes * pointer);
     p.zeros = fl_take(&p.size, p.widest * real);
     p.gate_acts = fl_take(&p.size, 2 * lanes * acts * real);
-    p.net = fl_take(&p.size, (p.ahead * widest > lanes * net ? p.ahead * widest : lanes * net) * real);
+    const ptrdiff_t nets = p.ahead * widest > lanes * net ? p.ahead * widest : lanes * net, two = 2 * FL_TILE * vw; /* a row alone */
+    p.net = fl_take(&p.size, (nets > two ? nets : two) * real);
+    const ptrdiff_t most = lanes > p.ahead ? lanes : p.ahead;
+    p.block = fl_take(&p.size, block * real);
+    p.bytes = fl_take(&p.size, most * p.bytes_stride);
+    p.scales = fl_take(&p.size, p.bytes_stride ? most * FL_KINDS * real : 0);
     p.between[0] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
     p.between[1] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
     return p;

@@ -24,8 +24,11 @@ void fl_parallel(int parts, void (*work)(void *context, int part, int parts), vo
 
 #if defined(_OPENMP) && defined(__GNUC__)
 
+/* Some microseconds, the time of a step (a pause is up to 140 cycles long); then another thread may need this core. */
+enum { FL_SPINS = 200 };
+
 static void relax(int turn) {
-    if (turn < 2000) { /* tens of microseconds, a step; then another thread may need this core */
+    if (turn < FL_SPINS) {
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -49,7 +52,7 @@ int fl_barrier_wait(fl_barrier *b, int stop) {
         __atomic_store_n(&b->generation, generation + 1, __ATOMIC_RELEASE);
         return b->verdict;
     }
-    for (int turn = 0; __atomic_load_n(&b->generation, __ATOMIC_ACQUIRE) == generation; turn += turn < 2000)
+    for (int turn = 0; __atomic_load_n(&b->generation, __ATOMIC_ACQUIRE) == generation; turn += turn < FL_SPINS)
         relax(turn);
     return b->verdict;
 }

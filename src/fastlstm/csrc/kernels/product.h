@@ -60,10 +60,10 @@ FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t pa
     }
 }
 
-/* Adds one block of sources to the totals of R rows. */
+/* Adds one block of sources, whose weights t->w begins with, to the totals of R rows. */
 FL_INLINE void fl_block(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t first, uintptr_t soon, int P, int R, int N) {
     V acc[FL_ROWS * FL_TILE];
-    fl_chain(acc, P, R, N, t->w + from * stride, t->panel, stride, s + first, from, count, soon);
+    fl_chain(acc, P, R, N, t->w, t->panel, stride, s + first, from, count, soon);
     FL_UNROLL
     for (int p = 0; p < P; p++) {
         FL_UNROLL
@@ -97,21 +97,24 @@ FL_INLINE void fl_block_rows(const fl_tile *t, ptrdiff_t stride, const REAL *con
     }
 }
 
-/* net += sum_{k < count} s[r][k] w[k] for all rows; P panels of N row-vectors, P * N <= FL_TILE. */
-FL_NOINLINE void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, int P, int N) {
-    fl_tile now = *tile, *t = &now;
-    for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
+/* The same for P panels of N row-vectors, P * N <= FL_TILE. */
+FL_NOINLINE void fl_add_block(const fl_tile *t, const REAL *const *s, ptrdiff_t from, ptrdiff_t n, ptrdiff_t rows, const REAL *next, int P, int N) {
+    switch (P * 8 + N) {
+    case 8 + 4: fl_block_rows(t, 4 * VW, s, from, n, rows, next, 1, 4); break;
+    case 8 + 3: fl_block_rows(t, 3 * VW, s, from, n, rows, next, 1, 3); break;
+    case 8 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 1, 2); break;
+    case 16 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 2, 2); break;
+    case 32 + 1: fl_block_rows(t, VW, s, from, n, rows, next, 4, 1); break;
+    default: fl_block_rows(t, t->stride, s, from, n, rows, next, 1, 1);
+    }
+}
+
+/* net += sum_{k < count} s[r][k] w[k] for all rows. */
+static void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, int P, int N) {
+    fl_tile t = *tile;
+    for (ptrdiff_t from = 0; from < count; from += FL_BLOCK, t.w += FL_BLOCK * t.stride, t.bias = NULL) {
         const ptrdiff_t n = count - from < FL_BLOCK ? count - from : FL_BLOCK;
-        const REAL *next = from + n < count ? t->w + (from + n) * t->stride : t->next;
-        switch (P * 8 + N) {
-        case 8 + 4: fl_block_rows(t, 4 * VW, s, from, n, rows, next, 1, 4); break;
-        case 8 + 3: fl_block_rows(t, 3 * VW, s, from, n, rows, next, 1, 3); break;
-        case 8 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 1, 2); break;
-        case 16 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 2, 2); break;
-        case 32 + 1: fl_block_rows(t, VW, s, from, n, rows, next, 4, 1); break;
-        default: fl_block_rows(t, t->stride, s, from, n, rows, next, 1, 1);
-        }
-        now.bias = NULL;
+        fl_add_block(&t, s, from, n, rows, from + n < count ? t.w + n * t.stride : t.next, P, N);
     }
 }
 

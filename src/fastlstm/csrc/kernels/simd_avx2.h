@@ -12,12 +12,28 @@
    v_lt, v_select         vcmpps, vblendvps            vcmppd, vblendvpd
    v_pow2                 vpslld, vpaddd               vpsllq, vpaddq
 
+   Compact weights, f32 alone:
+   v_load_half            vcvtph2ps
+   v_store_bytes          vcvtps2dq, vpackssdw, vpacksswb
+   vi_load, store, bcast  vmovdqu, vpbroadcastd
+   vi_max_abs, vi_largest vandps, vpmaxsd
+   vi_dot                 vpabsb, vpsignb, vpmaddubsw, vpmaddwd
+   vi_dot_unsigned        none
+   vi_real                vcvtdq2ps
+
+   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
+   vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
+   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
 #include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
 
 #include "real.h"
 
@@ -28,6 +44,8 @@
 
 /* Into the second-level cache; any address will do. */
 FL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
+#define V_DOT_UNSIGNED 0
 
 #ifdef FL_F64
 
@@ -100,6 +118,38 @@ FL_INLINE V v_pow2(V r) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(r), 23),
                                                 _mm256_set1_epi32(127 << 23)));
 }
+
+/* Every processor with AVX2 has F16C. */
+FL_INLINE V v_load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+
+typedef __m256i VI;
+
+FL_INLINE VI vi_zero(void) { return _mm256_setzero_si256(); }
+FL_INLINE VI vi_load(const int32_t *p) { return _mm256_loadu_si256((const VI *)p); }
+FL_INLINE void vi_store(int32_t *p, VI v) { _mm256_storeu_si256((VI *)p, v); }
+FL_INLINE VI vi_bcast(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+FL_INLINE V vi_real(VI a) { return _mm256_cvtepi32_ps(a); }
+FL_INLINE VI vi_max_abs(VI m, V x) { return _mm256_max_epi32(m, _mm256_castps_si256(v_abs(x))); }
+FL_INLINE int32_t vi_largest(VI a) {
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    return _mm_cvtsi128_si32(m);
+}
+FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
+    const VI n = _mm256_cvtps_epi32(x);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_add_epi8(_mm_packs_epi16(words, words), _mm_set1_epi8((char)offset)));
+}
+FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
+    const VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a)); /* at most 2 * 127 * 127: no saturation */
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return vi_dot(acc, a, w); }
 
 #endif
 #endif

@@ -12,12 +12,28 @@
    v_lt, v_select         vcmpps k, vblendmps          vcmppd k, vblendmpd
    v_pow2                 vpslld, vpaddd               vpsllq, vpaddq
 
+   Compact weights, f32 alone:
+   v_load_half            vcvtph2ps
+   v_store_bytes          vcvtps2dq, vpmovdb
+   vi_load, store, bcast  vmovdqu32, vpbroadcastd
+   vi_max_abs, vi_largest vpandd, vpmaxsd
+   vi_dot                 vpabsb, vpsubb {k}, vpmaddubsw, vpmaddwd
+   vi_dot_unsigned        vpdpbusd (AVX-512 VNNI)
+   vi_real                vcvtdq2ps
+
+   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
+   vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
+   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
 #include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
 
 #include "real.h"
 
@@ -27,6 +43,8 @@
 
 /* Into the second-level cache; any address will do. */
 FL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
+#define V_DOT_UNSIGNED 1
 
 #ifdef FL_F64
 
@@ -98,6 +116,40 @@ FL_INLINE V v_select(VM m, V a, V b) { return _mm512_mask_blend_ps(m, b, a); }
 FL_INLINE V v_pow2(V r) {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(r), 23),
                                                 _mm512_set1_epi32(127 << 23)));
+}
+
+FL_INLINE V v_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+
+typedef __m512i VI;
+
+FL_INLINE VI vi_zero(void) { return _mm512_setzero_si512(); }
+FL_INLINE VI vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+FL_INLINE void vi_store(int32_t *p, VI v) { _mm512_storeu_si512(p, v); }
+FL_INLINE VI vi_bcast(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+FL_INLINE V vi_real(VI a) { return _mm512_cvtepi32_ps(a); }
+FL_INLINE VI vi_max_abs(VI m, V x) { return _mm512_max_epi32(m, _mm512_castps_si512(v_abs(x))); }
+FL_INLINE int32_t vi_largest(VI a) { return _mm512_reduce_max_epi32(a); }
+FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+    _mm_storeu_si128((__m128i *)p, _mm_add_epi8(bytes, _mm_set1_epi8((char)offset)));
+}
+FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
+    const VI same_sign = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(a), _mm512_setzero_si512(), w);
+    const VI pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(a), same_sign); /* at most 2 * 127 * 127: no saturation */
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+/* As an instruction: the intrinsic would want the flag for the whole file, and with it every machine the extension. */
+FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) {
+#if defined(_MSC_VER) && !defined(__clang__)
+    return _mm512_dpbusd_epi32(acc, a, w);
+#else
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "vm"(w));
+    return acc;
+#endif
 }
 
 #endif

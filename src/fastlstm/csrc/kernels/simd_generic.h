@@ -2,6 +2,12 @@
 
    v_fma and v_fnma round twice, product and sum: a call to fma() per lane is all that C offers where the
    instruction is missing. Results therefore differ from the other instruction sets in the last bits.
+   Compact weights: f32 alone.
+   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
+   vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
+   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
 #ifndef FL_SIMD_H
@@ -12,11 +18,14 @@
 #endif
 
 #include <stdint.h>
+#include <string.h>
 
 #include "real.h"
 
 /* Into the second-level cache; any address will do. */
 FL_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+
+#define V_DOT_UNSIGNED 0
 
 #ifdef FL_F64
 
@@ -107,6 +116,52 @@ FL_INLINE V v_copysign(V magnitude, V sign) {
 }
 FL_INLINE V v_abs(V a) { return v_copysign(a, v_zero()); }
 FL_INLINE V v_pow2(V r) { return (V)(((v_bits)r << 23) + ((uint32_t)127 << 23)); }
+
+FL_INLINE V v_load_half(const uint16_t *p) {
+    const v_bits h = {p[0], p[1], p[2], p[3]}, size = h & 0x7fff, sign = (h & 0x8000) << 16;
+    const v_bits normal = (size << 13) + (112u << 23);
+    const v_bits endless = (size << 13) | 0x7f800000 | ((v_bits)(size > 0x7c00) & 0x400000); /* infinity, quiet NaN */
+    const v_bits tiny = (v_bits)(__builtin_convertvector((VM)size, V) * v_set1(0x1p-24f));
+    const v_bits is_tiny = (v_bits)(size < 0x400), is_endless = (v_bits)(size >= 0x7c00);
+    return (V)(sign | (tiny & is_tiny) | (endless & is_endless) | (normal & ~is_tiny & ~is_endless));
+}
+
+typedef VM VI;
+
+FL_INLINE VI vi_zero(void) { return (VI){0, 0, 0, 0}; }
+FL_INLINE VI vi_load(const int32_t *p) {
+    VI v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+FL_INLINE void vi_store(int32_t *p, VI v) { __builtin_memcpy(p, &v, sizeof v); }
+FL_INLINE VI vi_bcast(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return (VI){four, four, four, four};
+}
+FL_INLINE V vi_real(VI a) { return __builtin_convertvector(a, V); }
+FL_INLINE VI vi_max_abs(VI m, V x) {
+    const VI a = (VI)v_abs(x), larger = a > m;
+    return (a & larger) | (m & ~larger);
+}
+FL_INLINE int32_t vi_largest(VI a) {
+    int32_t m = a[0];
+    for (int j = 1; j < VW; j++)
+        m = a[j] > m ? a[j] : m;
+    return m;
+}
+FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
+    const v_bits n = (v_bits)(x + v_set1(12582912.0f)) + (v_bits)(VI){offset, offset, offset, offset}; /* 1.5 * 2^23 */
+    for (int j = 0; j < VW; j++)
+        p[j] = (int8_t)(uint8_t)(n[j] & 255);
+}
+FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
+    for (int byte = 24; byte >= 0; byte -= 8)
+        acc += ((VI)((v_bits)a << byte) >> 24) * ((VI)((v_bits)w << byte) >> 24);
+    return acc;
+}
+FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return vi_dot(acc, a, w); }
 
 #endif
 #endif

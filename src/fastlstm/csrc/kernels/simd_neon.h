@@ -12,6 +12,20 @@
    v_lt, v_select         fcmgt, bsl                   fcmgt, bsl
    v_pow2                 shl, add 4s                  shl, add 2d
 
+   Compact weights, f32 alone:
+   v_load_half            ldr d, fcvtl
+   v_store_bytes          fcvtns, xtn
+   vi_load, store, bcast  ldr q, ld1r
+   vi_max_abs, vi_largest fabs, smax
+   vi_dot                 sdot, or smull, addp, sadalp
+   vi_dot_unsigned        none
+   vi_real                scvtf
+
+   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
+   vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
+   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+
    v_max and v_min give the second operand where either is NaN, and where both are zeros; fmax and
    fmin would give NaN, and would order the zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
@@ -23,11 +37,15 @@
 #endif
 
 #include <arm_neon.h>
+#include <stdint.h>
+#include <string.h>
 
 #include "real.h"
 
 /* Into the second-level cache; any address will do. */
 FL_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+
+#define V_DOT_UNSIGNED 0
 
 #ifdef FL_F64
 
@@ -108,6 +126,36 @@ FL_INLINE V v_select(VM m, V a, V b) { return vbslq_f32(m, a, b); }
 FL_INLINE V v_pow2(V r) {
     return vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(r), 23), vdupq_n_s32(127 << 23)));
 }
+
+FL_INLINE V v_load_half(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+
+typedef int32x4_t VI;
+
+FL_INLINE VI vi_zero(void) { return vdupq_n_s32(0); }
+FL_INLINE VI vi_load(const int32_t *p) { return vld1q_s32(p); }
+FL_INLINE void vi_store(int32_t *p, VI v) { vst1q_s32(p, v); }
+FL_INLINE VI vi_bcast(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return vdupq_n_s32(four);
+}
+FL_INLINE V vi_real(VI a) { return vcvtq_f32_s32(a); }
+FL_INLINE VI vi_max_abs(VI m, V x) { return vmaxq_s32(m, vreinterpretq_s32_f32(vabsq_f32(x))); }
+FL_INLINE int32_t vi_largest(VI a) { return vmaxvq_s32(a); }
+FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
+    const int16x4_t words = vadd_s16(vmovn_s32(vcvtnq_s32_f32(x)), vdup_n_s16((int16_t)offset));
+    const int32_t four = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
+    memcpy(p, &four, sizeof four);
+}
+FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
+    const int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(w);
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(acc, x, y);
+#else
+    return vpadalq_s16(acc, vpaddq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(y)), vmull_high_s8(x, y)));
+#endif
+}
+FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return vi_dot(acc, a, w); }
 
 #endif
 #endif

@@ -1,0 +1,399 @@
+/* Compact weights: net inputs from halves or bytes, for any number of rows; a cell goes on from them as from any others.
+
+   Halves are widened and everything is then computed as product.h says, in the same order: the bits are those of a
+   native layer whose weights are the rounded ones.
+
+   Bytes: for each row of weights and kind of sources (x, h, gate activations), and for each lane and step and kind,
+
+       w ~ scale_w q_w     s ~ scale_s q_s     q = round(. / scale) in [-127, 127]
+
+       net = bias + sum over kinds of (float)(q_w . q_s) * (scale_s * scale_w)
+
+   one kind after the other, each operation rounded by itself. The dot product is exact in int32, so neither tiles, lanes
+   nor instruction sets change a bit. A source vector with infinity or NaN has the scale NaN and spoils its own lane. */
+#ifndef FL_COMPACT_H
+#define FL_COMPACT_H
+
+/* Scratch of compact layers. */
+typedef struct fl_compact {
+    REAL *block;   /* one block of a tile's halves, widened: (P, FL_BLOCK, N, VW) */
+    int8_t *bytes; /* quantised sources: (rows, stride), each kind from a 64-byte boundary on */
+    ptrdiff_t stride;
+    REAL *scales;      /* (rows, FL_KINDS) */
+    int unsigned_dots; /* the processor has vi_dot_unsigned: bytes of sources are stored with 128 added */
+} fl_compact;
+
+#ifndef FL_F64
+
+/* Net inputs to be made, of all rows: of these kinds of sources, for panels from one group on. */
+typedef struct fl_job {
+    const fl_cell *cell;
+    const fl_compact *scratch;
+    ptrdiff_t rows;
+    const REAL *const *s[FL_KINDS]; /* (rows,) */
+    int first, end;                 /* kinds; the totals start from the biases if x is among them, or go on */
+    REAL *net;                      /* (P, net_panel), in each (rows, G, VW) */
+    ptrdiff_t net_panel;
+} fl_job;
+
+/* What row-vector n of a group starts from: its biases, or the total so far. */
+FL_INLINE V fl_job_start(const fl_job *job, ptrdiff_t group, ptrdiff_t n, const REAL *total) {
+    const ptrdiff_t biases = job->cell->q.biases, row = job->cell->c.row;
+    return job->first > FL_X ? v_load(total) : fl_bias(job->cell->w + group * biases * row + n * VW, row, biases);
+}
+
+/* The same for all rows of P panels, before the first kind of sources. */
+static void fl_job_start_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+    const ptrdiff_t G = job->cell->q.G;
+    for (ptrdiff_t p = 0; p < P && job->first == FL_X; p++)
+        for (ptrdiff_t n = 0; n < G; n++) {
+            const V bias = fl_job_start(job, group + p, n, NULL);
+            for (ptrdiff_t r = 0; r < job->rows; r++)
+                v_store(job->net + p * job->net_panel + (r * G + n) * VW, bias);
+        }
+}
+
+/* ---- Halves ---- */
+
+static const uint16_t *fl_halves(const fl_job *job, ptrdiff_t group, int kind) {
+    return (const uint16_t *)(job->cell->w + job->cell->c.weights + group * job->cell->c.at[FL_KINDS] + job->cell->c.at[kind]);
+}
+
+/* One row: fl_chain of product.h, widening as it goes. */
+FL_INLINE void fl_half_chain(V *acc, int P, int N, const uint16_t *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count) {
+    const uint16_t *of[2 * FL_TILE];
+    FL_UNROLL
+    for (int p = 0; p < P; p++)
+        of[p] = w + p * panel;
+    FL_UNROLL
+    for (int j = 0; j < P * N; j++)
+        acc[j] = v_zero();
+    for (ptrdiff_t k = 0; k < count; k++) {
+        const V x = v_bcast(s + k);
+        FL_UNROLL
+        for (int j = 0; j < P * N; j++)
+            acc[j] = v_fma(x, v_load_half(of[j / N] + (k * N + j % N) * VW), acc[j]);
+    }
+}
+
+FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) {
+    V total[2 * FL_TILE], acc[2 * FL_TILE];
+    FL_UNROLL
+    for (int j = 0; j < P * N; j++)
+        total[j] = fl_job_start(job, group + j / N, j % N, job->net + j / N * job->net_panel + j % N * VW);
+    for (int kind = job->first; kind < job->end; kind++) {
+        const ptrdiff_t count = fl_sources(&job->cell->q, kind);
+        for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
+            fl_half_chain(acc, P, N, fl_halves(job, group, kind) + from * N * VW, 2 * job->cell->c.at[FL_KINDS],
+                          job->s[kind][0] + from, count - from < FL_BLOCK ? count - from : FL_BLOCK);
+            FL_UNROLL
+            for (int j = 0; j < P * N; j++)
+                total[j] = v_add(total[j], acc[j]);
+        }
+    }
+    FL_UNROLL
+    for (int j = 0; j < P * N; j++)
+        v_store(job->net + j / N * job->net_panel + j % N * VW, total[j]);
+}
+
+/* Many rows share what is widened: N row-vectors from n0 on. */
+static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdiff_t n0, ptrdiff_t N) {
+    const ptrdiff_t row = job->cell->c.row;
+    fl_tile t = {job->scratch->block, FL_BLOCK * N * VW, N * VW, job->net + n0 * VW, job->net_panel, row, NULL, NULL};
+    for (int kind = job->first; kind < job->end; kind++) {
+        const ptrdiff_t count = fl_sources(&job->cell->q, kind);
+        for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
+            const ptrdiff_t n = count - from < FL_BLOCK ? count - from : FL_BLOCK;
+            const uint16_t *w = fl_halves(job, group, kind) + from * row + n0 * VW;
+            for (ptrdiff_t p = 0; p < P; p++, w += 2 * job->cell->c.at[FL_KINDS])
+                for (ptrdiff_t k = 0; k < n; k++)
+                    for (ptrdiff_t j = 0; j < N; j++)
+                        v_store(job->scratch->block + ((p * FL_BLOCK + k) * N + j) * VW, v_load_half(w + k * row + j * VW));
+            fl_add_block(&t, job->s[kind], from, n, job->rows, (const REAL *)(w + n * row), (int)P, (int)N);
+        }
+    }
+}
+
+/* ---- Bytes ---- */
+
+/* Quantises the sources of a row; returns their scale, max|s| / 127. Vectors of nothing but tiny numbers count as zero. */
+static REAL fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, int offset) {
+    const ptrdiff_t whole = count - count % VW;
+    VI bits = vi_zero();
+    for (ptrdiff_t k = 0; k < whole; k += VW)
+        bits = vi_max_abs(bits, v_load(s + k));
+    if (whole < count) bits = vi_max_abs(bits, v_load_n(s + whole, (int)(count - whole)));
+    const union { int32_t bits; REAL value; } largest = {vi_largest(bits)};
+    const int finite = largest.value < INFINITY, zero = largest.value < FL_TINY;
+    const V inverse = v_set1(finite && !zero ? 127 / largest.value : 0);
+    for (ptrdiff_t k = 0; k < whole; k += VW)
+        v_store_bytes(to + k, v_mul(v_load(s + k), inverse), offset);
+    if (whole < count) v_store_bytes(to + whole, v_mul(v_load_n(s + whole, (int)(count - whole)), inverse), offset);
+    return !finite ? (REAL)NAN : zero ? 0 : largest.value / 127;
+}
+
+/* Where a kind of sources begins in a row of bytes. */
+FL_INLINE ptrdiff_t fl_bytes_at(const fl_geometry *q, int kind) {
+    const ptrdiff_t x = (q->I + 63) / 64 * 64, h = (q->H + 63) / 64 * 64;
+    return kind == FL_X ? 0 : kind == FL_H ? x : x + h;
+}
+
+static void fl_quantise_rows(const fl_job *job) {
+    const fl_compact *scratch = job->scratch;
+    for (int kind = job->first; kind < job->end; kind++)
+        for (ptrdiff_t r = 0, at = fl_bytes_at(&job->cell->q, kind); r < job->rows; r++)
+            scratch->scales[r * FL_KINDS + kind] = fl_quantise(job->s[kind][r], fl_sources(&job->cell->q, kind),
+                                                               scratch->bytes + r * scratch->stride + at,
+                                                               scratch->unsigned_dots ? 128 : 0);
+}
+
+/* Sums and scales of a group's weights, of one kind of sources. */
+static const int32_t *fl_sums(const fl_job *job, ptrdiff_t group, int kind) {
+    return (const int32_t *)(job->cell->w + job->cell->c.sums) + (group * FL_KINDS + kind) * job->cell->c.row;
+}
+
+static const REAL *fl_scales(const fl_job *job, ptrdiff_t group, int kind) {
+    return job->cell->w + job->cell->c.scales + (group * FL_KINDS + kind) * job->cell->c.row;
+}
+
+/* Dot products (P, R, N) of R rows from r0 on with N row-vectors from n0 on, `row` elements apart from source to source. */
+FL_INLINE void fl_bytes_chain(VI *acc, int P, int R, int N, const fl_job *job, ptrdiff_t group, int kind,
+                              ptrdiff_t n0, ptrdiff_t row,
+                              ptrdiff_t r0, int unsigned_dots) {
+    const fl_compact_geometry *c = &job->cell->c;
+    const ptrdiff_t fours = (fl_sources(&job->cell->q, kind) + 3) / 4, at = fl_bytes_at(&job->cell->q, kind);
+    const int32_t *w[2 * FL_TILE];
+    const int8_t *s[FL_ROWS];
+    FL_UNROLL
+    for (int p = 0; p < P; p++)
+        w[p] = (const int32_t *)(job->cell->w + c->weights + (group + p) * c->at[FL_KINDS] + c->at[kind]) + n0 * VW;
+    FL_UNROLL
+    for (int r = 0; r < R; r++)
+        s[r] = job->scratch->bytes + (r0 + r) * job->scratch->stride + at;
+    FL_UNROLL
+    for (int j = 0; j < P * R * N; j++)
+        acc[j] = unsigned_dots ? vi_load(fl_sums(job, group + j / (R * N), kind) + (n0 + j % N) * VW) : vi_zero();
+    for (ptrdiff_t k = 0; k < fours; k++) {
+        FL_UNROLL
+        for (int p = 0; p < P; p++) {
+            VI wk[FL_TILE];
+            FL_UNROLL
+            for (int n = 0; n < N; n++)
+                wk[n] = vi_load(w[p] + k * row + n * VW);
+            FL_UNROLL
+            for (int r = 0; r < R; r++) {
+                const VI a = vi_bcast(s[r] + 4 * k);
+                FL_UNROLL
+                for (int n = 0; n < N; n++) {
+                    VI *to = acc + (p * R + r) * N + n;
+                    *to = unsigned_dots ? vi_dot_unsigned(*to, a, wk[n]) : vi_dot(*to, a, wk[n]);
+                }
+            }
+        }
+    }
+}
+
+/* total + (float)dot * (scale_s * scale_w) */
+FL_INLINE V fl_bytes_total(V total, VI dot, const REAL *scale_s, const REAL *scale_w) {
+    return v_add(total, v_mul(vi_real(dot), v_mul(v_bcast(scale_s), v_load(scale_w))));
+}
+
+/* One row. */
+FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N, int unsigned_dots) {
+    for (int kind = job->first; kind < job->end; kind++) {
+        VI acc[2 * FL_TILE];
+        fl_bytes_chain(acc, P, 1, N, job, group, kind, 0, N * VW, 0, unsigned_dots);
+        FL_UNROLL
+        for (int j = 0; j < P * N; j++) {
+            REAL *total = job->net + j / N * job->net_panel + j % N * VW;
+            const V before = kind == FL_X ? fl_job_start(job, group + j / N, j % N, total) : v_load(total);
+            v_store(total, fl_bytes_total(before, acc[j], job->scratch->scales + kind,
+                                          fl_scales(job, group + j / N, kind) + j % N * VW));
+        }
+    }
+}
+
+/* The end of a tile of rows, once for tiles of all shapes. */
+FL_NOINLINE void fl_bytes_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R,
+                              int N, const int32_t *dots) {
+    const ptrdiff_t row = job->cell->c.row;
+    for (int p = 0; p < P; p++)
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++, dots += VW) {
+                REAL *total = job->net + p * job->net_panel + (r0 + r) * row + (n0 + n) * VW;
+                v_store(total, fl_bytes_total(v_load(total), vi_load(dots), job->scratch->scales + (r0 + r) * FL_KINDS + kind,
+                                              fl_scales(job, group + p, kind) + (n0 + n) * VW));
+            }
+}
+
+FL_INLINE void fl_bytes_tile(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, ptrdiff_t r0, int P, int R, int N,
+                             int unsigned_dots) {
+    for (int kind = job->first; kind < job->end; kind++) {
+        VI acc[FL_ROWS * FL_TILE];
+        int32_t dots[FL_ROWS * FL_TILE * VW];
+        fl_bytes_chain(acc, P, R, N, job, group, kind, n0, row, r0, unsigned_dots);
+        FL_UNROLL
+        for (int j = 0; j < P * R * N; j++)
+            vi_store(dots + j * VW, acc[j]);
+        fl_bytes_add(job, kind, group, n0, r0, P, R, N, dots);
+    }
+}
+
+/* All rows. */
+FL_INLINE void fl_bytes_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, int P, int N, int unsigned_dots) {
+    ptrdiff_t r = 0;
+#if FL_ROWS > 3
+    for (; r + 6 <= job->rows; r += 6)
+        fl_bytes_tile(job, group, n0, row, r, P, 6, N, unsigned_dots);
+    for (; r + 4 <= job->rows; r += 4)
+        fl_bytes_tile(job, group, n0, row, r, P, 4, N, unsigned_dots);
+#endif
+    for (; r + 2 <= job->rows; r += 2)
+        fl_bytes_tile(job, group, n0, row, r, P, 2, N, unsigned_dots);
+    for (; r < job->rows; r++)
+        fl_bytes_tile(job, group, n0, row, r, P, 1, N, unsigned_dots);
+}
+
+/* ---- Either ---- */
+
+/* Panels that are made together; one row alone takes twice as many, for enough chains side by side. */
+static ptrdiff_t fl_compact_panels(const fl_cell *cell, ptrdiff_t group, ptrdiff_t rows) {
+    static const ptrdiff_t of_tile[FL_TILE + 1] = {1, 4, 2, 1, 1};
+    const ptrdiff_t P = cell->q.G > FL_TILE ? 1 : of_tile[cell->q.G] << (rows == 1);
+    return cell->end - group >= P ? P : 1;
+}
+
+FL_INLINE void fl_bytes_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P, int unsigned_dots) {
+    const ptrdiff_t G = job->cell->q.G;
+    if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G) {
+        case 16 + 4: fl_bytes_single(job, group, 2, 4, unsigned_dots); return;
+        case 8 + 4: fl_bytes_single(job, group, 1, 4, unsigned_dots); return;
+        case 16 + 3: fl_bytes_single(job, group, 2, 3, unsigned_dots); return;
+        case 8 + 3: fl_bytes_single(job, group, 1, 3, unsigned_dots); return;
+        case 32 + 2: fl_bytes_single(job, group, 4, 2, unsigned_dots); return;
+        case 8 + 2: fl_bytes_single(job, group, 1, 2, unsigned_dots); return;
+        case 64 + 1: fl_bytes_single(job, group, 8, 1, unsigned_dots); return;
+        default: fl_bytes_single(job, group, 1, 1, unsigned_dots); return;
+        }
+    fl_job_start_rows(job, group, P);
+    switch (P * 8 + G) {
+    case 8 + 4: fl_bytes_rows(job, group, 0, 4 * VW, 1, 4, unsigned_dots); break;
+    case 8 + 3: fl_bytes_rows(job, group, 0, 3 * VW, 1, 3, unsigned_dots); break;
+    case 8 + 2: fl_bytes_rows(job, group, 0, 2 * VW, 1, 2, unsigned_dots); break;
+    case 16 + 2: fl_bytes_rows(job, group, 0, 2 * VW, 2, 2, unsigned_dots); break;
+    case 32 + 1: fl_bytes_rows(job, group, 0, VW, 4, 1, unsigned_dots); break;
+    default:
+        for (ptrdiff_t n = 0; n < G; n++)
+            fl_bytes_rows(job, group, n, G * VW, 1, 1, unsigned_dots);
+    }
+}
+
+FL_NOINLINE void fl_bytes_signed(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_bytes_panels(job, group, P, 0); }
+FL_NOINLINE void fl_bytes_unsigned(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+    fl_bytes_panels(job, group, P, V_DOT_UNSIGNED);
+}
+
+FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+    const ptrdiff_t G = job->cell->q.G;
+    if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G) {
+        case 16 + 4: fl_half_single(job, group, 2, 4); return;
+        case 8 + 4: fl_half_single(job, group, 1, 4); return;
+        case 16 + 3: fl_half_single(job, group, 2, 3); return;
+        case 8 + 3: fl_half_single(job, group, 1, 3); return;
+        case 32 + 2: fl_half_single(job, group, 4, 2); return;
+        case 8 + 2: fl_half_single(job, group, 1, 2); return;
+        case 64 + 1: fl_half_single(job, group, 8, 1); return;
+        default: fl_half_single(job, group, 1, 1); return;
+        }
+    fl_job_start_rows(job, group, P);
+    for (ptrdiff_t n = 0; n < (G > FL_TILE ? G : 1); n++)
+        fl_half_rows(job, group, P, n, G > FL_TILE ? 1 : G);
+}
+
+static void fl_job_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+    if (job->cell->l->weights == FASTLSTM_FLOAT16) fl_half_panels(job, group, P);
+    else if (job->scratch->unsigned_dots) fl_bytes_unsigned(job, group, P);
+    else fl_bytes_signed(job, group, P);
+}
+
+static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const REAL *const *x, const REAL *const *h,
+                         const REAL *const *a, ptrdiff_t rows, int first) {
+    const fl_job job = {.cell = cell,
+                        .scratch = scratch,
+                        .rows = rows,
+                        .s = {x, h, a},
+                        .first = first,
+                        .end = !h ? FL_H : !cell->q.A ? FL_A : FL_KINDS};
+    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(&job);
+    return job;
+}
+
+/* The ends of P groups. Those of a plain cell's one row side by side: each waits for its own divisions alone. */
+static void fl_compact_finish(const fl_cell *cell, ptrdiff_t group, ptrdiff_t P, const fl_rows *rows, REAL *net, ptrdiff_t net_panel) {
+    if (rows->n > 1 || !cell->plain) {
+        for (ptrdiff_t p = 0; p < P; p++)
+            fl_finish_rows(cell, group + p, rows, net + p * net_panel);
+        return;
+    }
+    V c[2 * FL_TILE];
+    for (ptrdiff_t p = 0; p < P; p++) {
+        const REAL *t = net + p * net_panel;
+        c[p] = fl_plain_state(cell, group + p, rows->row, v_load(t), v_load(t + VW), v_load(t + 3 * VW));
+    }
+    for (ptrdiff_t p = 0; p < P; p++)
+        fl_plain_output(cell, group + p, rows->row, v_load(net + p * net_panel + 2 * VW), c[p]);
+}
+
+/* fl_cell_rows, fl_input_rows and fl_linear_rows for either kind of weights. */
+static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
+    fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
+    job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->c.row;
+    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
+        P = fl_compact_panels(cell, group, rows->n);
+        job.net = rows->net + group * rows->net_panel;
+        fl_job_panels(&job, group, P);
+        fl_compact_finish(cell, group, P, rows, job.net, job.net_panel);
+    }
+}
+
+static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net,
+                                  ptrdiff_t net_panel, const fl_compact *scratch) {
+    fl_job job = fl_job_new(cell, scratch, x, NULL, NULL, rows, FL_X);
+    job.net_panel = net_panel;
+    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
+        P = fl_compact_panels(cell, group, rows);
+        job.net = net + group * net_panel;
+        fl_job_panels(&job, group, P);
+    }
+}
+
+static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows,
+                                   REAL *net, const fl_compact *scratch) {
+    fl_job job = fl_job_new(cell, scratch, x, NULL, NULL, rows, FL_X);
+    job.net = net;
+    job.net_panel = rows * VW;
+    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
+        P = fl_compact_panels(cell, group, rows);
+        fl_job_panels(&job, group, P);
+        for (ptrdiff_t p = 0; p < P; p++)
+            for (ptrdiff_t r = 0; r < rows; r++)
+                fl_linear_finish(cell, group + p, v_load(net + (p * rows + r) * VW), y[r]);
+    }
+}
+
+#else /* no compact weights for double: api.c refuses them */
+
+static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
+    (void)cell, (void)rows, (void)scratch;
+}
+static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net,
+                                  ptrdiff_t net_panel, const fl_compact *scratch) {
+    (void)cell, (void)x, (void)rows, (void)net, (void)net_panel, (void)scratch;
+}
+static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows,
+                                   REAL *net, const fl_compact *scratch) {
+    (void)cell, (void)x, (void)y, (void)rows, (void)net, (void)scratch;
+}
+
+#endif
+#endif

@@ -1,0 +1,101 @@
+/* Packing of compact weights, and back to the values they stand for (geometry.h has the layout, compact.h the arithmetic).
+
+   Packing what was unpacked gives the same bits: halves are floats; the scale of a row of bytes has 17 significant
+   bits, so scale * q is exact, and so is (scale * 127) / 127, the scale found again. */
+#ifndef FL_COMPACT_PACK_H
+#define FL_COMPACT_PACK_H
+
+#ifndef FL_F64
+
+/* Round to nearest even, as F16C and NEON do it, NaN included. */
+static uint16_t fl_half(REAL x) {
+    union { REAL value; uint32_t bits; } u = {x};
+    const uint32_t sign = u.bits >> 16 & 0x8000;
+    u.bits &= 0x7fffffff;
+    if (u.bits > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (u.bits >> 13 & 0x3ff));
+    if (u.bits >= 0x47800000) return (uint16_t)(sign | 0x7c00);
+    if (u.bits < 0x38800000) { /* below the normal halves: 0.5 has the unit that they have in their last place */
+        u.value += 0.5f;
+        return (uint16_t)(sign | (u.bits - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((u.bits - 0x38000000 + 0xfff + (u.bits >> 13 & 1)) >> 13));
+}
+
+static REAL fl_from_half(uint16_t half) {
+    uint16_t halves[VW] = {half};
+    REAL t[VW];
+    v_store(t, v_load_half(halves));
+    return t[0];
+}
+
+/* The scale of a row of weights: max|w| / 127, rounded up to 17 bits. */
+static REAL fl_weight_scale(const REAL *w, ptrdiff_t count) {
+    union { REAL value; uint32_t bits; } u = {0};
+    for (ptrdiff_t k = 0; k < count; k++)
+        u.value = u.value < (w[k] < 0 ? -w[k] : w[k]) ? (w[k] < 0 ? -w[k] : w[k]) : u.value;
+    u.value /= 127;
+    u.bits = (u.bits + 0x7f) & ~(uint32_t)0x7f;
+    return u.value < FL_TINY ? 0 : u.value;
+}
+
+static int8_t fl_weight_byte(REAL w, REAL scale) {
+    const REAL rounder = 12582912.0f, q = scale > 0 ? w / scale : 0; /* 1.5 * 2^23 */
+    return (int8_t)((q + rounder) - rounder);
+}
+
+/* One group's weights of one kind of sources, `count` columns of a parameter matrix from offset `at`. In tiles, as
+   fl_copy_sources does it. */
+FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, int kind,
+                                 REAL *params, REAL *packed, int back) {
+    enum { TILE = 64 };
+    const fl_compact_geometry c = fl_layer_compact(l, q, VW);
+    const ptrdiff_t count = fl_sources(q, kind), at = kind == FL_X ? l->weight_ih : kind == FL_H ? l->weight_hh : l->weight_gh;
+    REAL *weights = packed + c.weights + group * c.at[FL_KINDS] + c.at[kind];
+    REAL *scales = packed + c.scales + (group * FL_KINDS + kind) * c.row;
+    int32_t *sums = (int32_t *)(packed + c.sums) + (group * FL_KINDS + kind) * c.row;
+    const int halves = l->weights == FASTLSTM_FLOAT16;
+    for (ptrdiff_t j = 0; j < c.row && !halves && !back; j++) {
+        const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW);
+        scales[j] = row < 0 ? 0 : fl_weight_scale(params + at + row * count, count);
+        sums[j] = 0;
+    }
+    for (ptrdiff_t from = 0; from < count; from += TILE)
+        for (ptrdiff_t j = 0; j < c.row; j++) {
+            const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW);
+            const ptrdiff_t to = from + TILE < count ? from + TILE : (count + 3) / 4 * 4;
+            REAL *p = params + at + row * count;
+            for (ptrdiff_t k = from; k < to; k++) {
+                const int real = row >= 0 && k < count; /* not padding */
+                if (halves && k < count) {
+                    uint16_t *w = (uint16_t *)weights + k * c.row + j;
+                    if (!back) *w = real ? fl_half(p[k]) : 0;
+                    else if (real) p[k] = fl_from_half(*w);
+                } else if (!halves) {
+                    int8_t *w = (int8_t *)weights + (k / 4 * c.row + j) * 4 + k % 4;
+                    if (!back) sums[j] -= 128 * (*w = real ? fl_weight_byte(p[k], scales[j]) : 0);
+                    else if (real) p[k] = scales[j] * *w;
+                }
+            }
+        }
+}
+
+static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
+    const fl_fpu mode = fl_fpu_enter(); /* subnormal weights are zeros, as in native layers */
+    for (ptrdiff_t group = 0; group < q->groups; group++) {
+        REAL *biases = packed + group * q->biases * q->G * VW;
+        if (l->bias_ih >= 0) fl_copy_sources(l, q, group, params, biases, back, l->bias_ih, 0, 1);
+        if (l->bias_hh >= 0) fl_copy_sources(l, q, group, params, biases, back, l->bias_hh, 1, 1);
+        for (int kind = 0; kind < FL_KINDS; kind++)
+            fl_copy_compact(l, q, group, kind, params, packed, back);
+    }
+    fl_fpu_leave(mode);
+}
+
+#else
+
+static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
+    (void)l, (void)q, (void)params, (void)packed, (void)back;
+}
+
+#endif
+#endif
