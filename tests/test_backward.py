@@ -1,0 +1,229 @@
+"""Backpropagation through time: `layer.forward` and its `backward` against the reference, finite differences and PyTorch."""
+
+import numpy as np
+import pytest
+import reference as ref
+from conftest import COMBINATIONS, assert_close, assert_same_bits, cell_of, describe, families, numbers, random_state, with_weights
+
+import fastlstm as fl
+from fastlstm._layers import State
+
+T, B = 6, 5
+LENGTHS = [6, 1, 4, 6, 3]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    yield
+    fl.set_num_threads(1)
+
+
+def resets(steps=T, lanes=B):
+    mask = np.random.default_rng(5).random((steps, lanes)) < 0.2
+    mask[0, 0] = mask[2, 3] = True
+    return mask
+
+
+def reference_gradients(lstm, x, dy, state, dstate, lengths, reset):
+    """What `lstm.forward` and `backward` should give, in float64: dx, dstate, gradients by name."""
+    cell, params, D = cell_of(lstm), lstm.state_dict(), 2 if lstm.bidirectional else 1
+    inputs, kept, grads = [np.asarray(x, float)], {}, {}
+    parts = [*state, getattr(state, "gates", None)]
+    dparts = [*dstate, getattr(dstate, "gates", None)]
+    at = lambda arrays, k: tuple(None if a is None else a[k].astype(float) for a in arrays)  # noqa: E731
+    for k in range(lstm.num_layers):
+        outputs = []
+        for d in range(D):
+            own = ref.Cell(**{**cell.__dict__, "input_size": inputs[k].shape[2]})
+            p = ref.layer_parameters(params, f"_l{k}" + "_reverse" * d)
+            s = tuple(a for a in at(parts, k * D + d) if a is not None)
+            outputs.append(ref.lstm_forward(own, p, inputs[k], s, lengths, reset, bool(d))[0])
+            kept[k, d] = own, p, s
+        inputs.append(np.concatenate(outputs, axis=2))
+    dy, first = np.asarray(dy, float), [[] for _ in dparts]
+    for k in reversed(range(lstm.num_layers)):
+        dx = 0
+        for d in reversed(range(D)):
+            own, p, s = kept[k, d]
+            ds = tuple(a for a in at(dparts, k * D + d) if a is not None)
+            part = dy[:, :, d * lstm.hidden_size : (d + 1) * lstm.hidden_size]
+            more, start, g = ref.lstm_backward(own, p, inputs[k], part, s, ds, lengths, reset, bool(d))
+            dx = dx + more
+            grads |= {f"{name}_l{k}" + "_reverse" * d: a for name, a in g.items()}
+            for to, a in zip(first, start, strict=True):
+                to.append(a)
+        dy = dx
+    h, c, a = (np.stack(part[::-1]) for part in first)
+    return dy, State((h, c), a) if parts[2] is not None else (h, c), grads
+
+
+def check(lstm, lengths=None, reset=None, steps=T, lanes=B):
+    x = numbers((steps, lanes, lstm.input_size), 1, lstm.dtype)
+    state, dstate = random_state(lstm, lanes), random_state(lstm, lanes, 9)
+    y, after, backward = lstm.forward(x, state, lengths, reset)
+    assert_same_bits((y, after), lstm(x, state, lengths, reset))
+    dy = numbers(y.shape, 2, lstm.dtype)
+    for b, length in enumerate([] if lengths is None else lengths):
+        dy[length:, b] = np.nan  # not read
+    got = backward(dy, dstate)
+    wanted = reference_gradients(lstm, x, np.nan_to_num(dy), state, dstate, lengths, reset)
+    assert_close((*got, lstm.gradients()), wanted, "gradient")
+
+
+@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+def test_against_the_reference(options, dtype):
+    lstm = with_weights(fl.LSTM(3, 6, dtype=dtype, **options))
+    check(lstm, LENGTHS, resets())
+
+
+@families
+def test_on_every_instruction_set(isa, dtype, options):
+    size = options.get("block_size", 1)
+    check(with_weights(fl.LSTM(2, 17 * size, dtype=dtype, **options), scale=0.3))
+    check(with_weights(fl.LSTM(2, 4 * size, 2, bidirectional=True, dtype=dtype, **options)), LENGTHS, resets())
+
+
+@pytest.mark.parametrize("inputs, hidden, steps, lanes", [(1, 1, 1, 1), (1, 16, 70, 1), (17, 15, 3, 2), (5, 33, 9, 13), (3, 257, 2, 2)])
+def test_at_awkward_sizes(isa, dtype, inputs, hidden, steps, lanes):
+    check(with_weights(fl.LSTM(inputs, hidden, dtype=dtype), scale=0.2), steps=steps, lanes=lanes)
+
+
+def network(dtype="float64", **options):
+    return with_weights(
+        fl.Sequential(
+            fl.Linear(2, 3, activation="tanh", dtype=dtype),
+            fl.LSTM(3, 4, 2, bidirectional=True, dtype=dtype, **options),
+            fl.Linear(8, 5, activation="sigmoid", dtype=dtype),
+            fl.LSTM(5, 3, peepholes=True, dtype=dtype, **options),
+            fl.Linear(3, 2, dtype=dtype),
+        )
+    )
+
+
+def test_a_network_against_finite_differences():
+    net, x = network(), numbers((T, B, 2))
+    state, dstate, dy, reset = random_state(net, B), random_state(net, B, 9), numbers((T, B, 2), 3), resets()
+
+    def value(x, state):
+        y, after = net(x, state, LENGTHS, reset)
+        pairs = [(a, d) for one, other in zip(after, dstate, strict=True) for a, d in zip(one, other, strict=True)]
+        mask = np.arange(T)[:, None] < LENGTHS
+        return (y * dy * mask[:, :, None]).sum() + sum((a * d).sum() for a, d in pairs)
+
+    y, after, backward = net.forward(x, state, LENGTHS, reset)
+    dx, dfirst = backward(dy, dstate)
+    r = np.random.default_rng(0)
+    for _ in range(4):
+        way = r.normal(size=x.shape)
+        slope = (value(x + 1e-6 * way, state) - value(x - 1e-6 * way, state)) / 2e-6
+        np.testing.assert_allclose((dx * way).sum(), slope, rtol=1e-7)
+        flat, way = net.parameters.copy(), r.normal(size=net.parameters.size)
+        sides = []
+        for sign in (1, -1):
+            net._parameters.fetch()[:] = flat + sign * 1e-6 * way
+            net._parameters.changed()
+            sides.append(value(x, state))
+        net._parameters.fetch()[:] = flat
+        net._parameters.changed()
+        np.testing.assert_allclose(net.grad @ way, (sides[0] - sides[1]) / 2e-6, rtol=1e-7)
+    h = state[1][0]
+    way = r.normal(size=h.shape)
+    slope = [value(x, [state[0], (h + e * way, state[1][1])]) for e in (1e-6, -1e-6)]
+    np.testing.assert_allclose((dfirst[1][0] * way).sum(), (slope[0] - slope[1]) / 2e-6, rtol=1e-7)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_any_number_of_threads_gives_the_same_bits(isa, threads):
+    results = []
+    for n in (1, threads):
+        fl.set_num_threads(n)
+        net, x = network("float32"), numbers((40, 7, 2), dtype="float32")
+        y, state, backward = net.forward(x, lengths=[40, 1, 33, 8, 40, 17, 2])
+        results.append((y, state, backward(numbers(y.shape, 4, "float32")), net.grad))
+        big = fl.LSTM(33, 130, 2, bidirectional=True, seed=0)
+        x = numbers((9, 3, 33), dtype="float32")
+        y, state, backward = big.forward(x)
+        results[-1] += (backward(y), big.grad)
+    assert_same_bits(results[1], results[0])
+
+
+def test_single_sequences_and_batch_first():
+    layer, x = fl.LSTM(2, 3, dtype="float64", seed=0), numbers((T, B, 2))
+    y, _, backward = layer.forward(x)
+    dx, (dh, dc) = backward(y)
+    wanted = layer.grad.copy()
+    first = fl.LSTM(2, 3, batch_first=True, dtype="float64", seed=0)
+    y2, _, backward = first.forward(x.swapaxes(0, 1))
+    dx2, dstate = backward(y2)
+    assert_same_bits((dx2.swapaxes(0, 1), *dstate, first.grad), (dx, dh, dc, wanted))
+    one = fl.LSTM(2, 3, dtype="float64", seed=0)
+    total = np.zeros_like(wanted)
+    for b in range(B):
+        one.zero_grad()
+        y, _, backward = one.forward(x[:, b])
+        d, _ = backward(y)
+        assert d.shape == (T, 2)
+        np.testing.assert_allclose(d, dx[:, b], rtol=1e-12)
+        total += one.grad
+    np.testing.assert_allclose(total, wanted, rtol=1e-12)
+
+
+def test_gradients_add_up_and_arguments_are_checked():
+    layer, x = fl.LSTM(2, 3, seed=0), np.ones((T, B, 2), np.float32)
+    y, _, backward = layer.forward(x)
+    for bad, error in ((y[:-1], ValueError), (y.astype(np.float64), TypeError), (None, TypeError)):
+        with pytest.raises(error, match="dy"):
+            backward(bad)
+    with pytest.raises(ValueError, match="state"):
+        backward(y, (y, y))
+    assert not layer.grad.any()
+    backward(y)
+    once = layer.grad.copy()
+    assert once.any()
+    with pytest.raises(RuntimeError, match="one gradient"):
+        backward(y)
+    assert_same_bits(layer.grad, once)
+    layer.forward(x)[2](y)
+    assert_same_bits(layer.grad, once + once)
+    with pytest.raises((ValueError, TypeError), match="x"):
+        layer.forward([x[:, 0], x[:3, 1]])
+
+
+def test_a_nan_stays_in_its_lane():
+    layer, x = fl.LSTM(2, 17, seed=0), numbers((T, B, 2), dtype="float32")
+    y, _, backward = layer.forward(x)
+    good = backward(y)[0]
+    x[2, 1, 0] = np.nan
+    y2, _, backward = layer.forward(x)
+    bad = backward(y)[0]
+    others = [b for b in range(B) if b != 1]
+    assert_same_bits(bad[:, others], good[:, others])
+    assert np.isnan(bad[:, 1]).any()
+
+
+@pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, True), (3, False)])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_against_pytorch(dtype, layers, bidirectional, lengths):
+    torch = pytest.importorskip("torch")
+    ours = fl.LSTM(3, 33, layers, bidirectional=bidirectional, dtype=dtype, seed=1)
+    theirs = torch.nn.LSTM(3, 33, layers, bidirectional=bidirectional, dtype=getattr(torch, dtype))
+    theirs.load_state_dict({name: torch.from_numpy(a) for name, a in ours.state_dict().items()})
+    x = numbers((T, B, 3), dtype=dtype)
+    (h, c), (dh, dc) = random_state(ours, B), random_state(ours, B, 9)
+    y, _, backward = ours.forward(x, (h, c), lengths)
+    dy = numbers(y.shape, 3, dtype)
+    for b, length in enumerate(lengths or []):
+        dy[length:, b] = 0
+    dx, (dh0, dc0) = backward(dy, (dh, dc))
+    tx, th, tc = (torch.from_numpy(a).requires_grad_() for a in (x, h, c))
+    rnn = torch.nn.utils.rnn
+    read = tx if lengths is None else rnn.pack_padded_sequence(tx, torch.tensor(lengths), enforce_sorted=False)
+    ty, (hn, cn) = theirs(read, (th, tc))
+    if lengths is not None:
+        ty = rnn.pad_packed_sequence(ty, total_length=T)[0]
+    ((ty * torch.from_numpy(dy)).sum() + (hn * torch.from_numpy(dh)).sum() + (cn * torch.from_numpy(dc)).sum()).backward()
+    got = {"y": y, "dx": dx, "dh": dh0, "dc": dc0} | ours.gradients()
+    wanted = {"y": ty.detach(), "dx": tx.grad, "dh": th.grad, "dc": tc.grad} | {n: p.grad for n, p in theirs.named_parameters()}
+    for name, a in got.items():
+        w = wanted[name].numpy()
+        np.testing.assert_allclose(a, w, rtol=0, atol=(1e-5 if dtype == "float32" else 1e-10) * np.abs(w).max(), err_msg=name)
