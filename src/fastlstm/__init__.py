@@ -4,15 +4,18 @@ from fastlstm import losses
 from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
 from fastlstm._layers import LSTM, LSTM1997, Layer, Linear, Sequential
 from fastlstm._online import OnlineLearner
-from fastlstm._optim import SGD
+from fastlstm._optim import SGD, Adam, AdamW, RMSprop
 from fastlstm._stream import Stream
 
 __all__ = [
+    "Adam",
+    "AdamW",
     "LSTM",
     "LSTM1997",
     "Layer",
     "Linear",
     "OnlineLearner",
+    "RMSprop",
     "SGD",
     "Sequential",
     "Stream",

@@ -89,7 +89,6 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_learner_backward(fastlstm_learner *, const void *)
     fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
     fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
-    fastlstm_status fastlstm_sgd(const fastlstm_engine *, Py_ssize_t, void *, const void *, void *, double, double)
 
 
 # ---- Module init: one instruction set for the life of the process -------------------------------------------------
@@ -692,6 +691,4 @@ cdef class Learner:
         return sum(a.nbytes for a in arrays if a is not None)
 
 
-def sgd(weights, gradient, velocity, double lr, double momentum):
-    """v = momentum v + gradient; w -= lr v, on contiguous flat arrays of one dtype; velocity may be None."""
-    check(fastlstm_sgd(engine_of(weights.dtype), weights.shape[0], data(weights), data(gradient), data(velocity), lr, momentum))
+include "_core_train.pxi"
