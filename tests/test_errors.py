@@ -747,6 +747,8 @@ def right_calls(w):
         ("Adam", fl.Adam, {"net": w.net, "lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.1, "clip_norm": None}),
         ("AdamW", fl.AdamW, {"net": w.net, "lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}),
         ("adam.load", w.adam.load_state_dict, {"state": w.adam.state_dict()}),
+        ("Plateau", lambda **a: fl.schedules.Plateau(**a)(0, 1.0), {"lr": 0.1, "factor": 0.5, "patience": 1}),
+        ("schedule", fl.schedules.Cosine(0.1, 10), {"epoch": 3, "loss": None}),
         ("lr", setter(w.sgd, "lr"), {"value": 0.1}),
         ("decay", setter(w.sgd, "decay"), {"value": 0.9}),
         ("sgd.load", w.sgd.load_state_dict, {"state": w.sgd.state_dict()}),

@@ -1,6 +1,6 @@
 """Long short-term memory on CPUs: fast inference, and learning online as in 1997."""
 
-from fastlstm import losses
+from fastlstm import losses, schedules
 from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
 from fastlstm._layers import LSTM, LSTM1997, Layer, Linear, Sequential
 from fastlstm._online import OnlineLearner
@@ -23,5 +23,6 @@ __all__ = [
     "build_info",
     "get_num_threads",
     "losses",
+    "schedules",
     "set_num_threads",
 ]

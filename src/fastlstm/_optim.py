@@ -119,7 +119,8 @@ class SGD(Optimizer):
 
     Notes
     -----
-    With a momentum of 0, this is the rule of the 1997 paper. `lr` is the current rate; assigning it sets it. An `OnlineLearner` applies momentum and decay alone.
+    With a momentum of 0, this is the rule of the 1997 paper. `lr` is the current rate; assigning it sets it, as
+    `fastlstm.schedules` do. An `OnlineLearner` applies momentum and decay alone.
 
     Examples
     --------
