@@ -204,9 +204,55 @@ fastlstm_status fastlstm_learner_reset(fastlstm_learner *learner, const uint8_t 
 /* Update the weights with the gathered gradient and clear it. */
 fastlstm_status fastlstm_learner_apply(fastlstm_learner *learner);
 
-/* Plain arrays of n elements: v = momentum v + gradient; w -= lr v. velocity may be NULL if momentum is 0. */
-fastlstm_status fastlstm_sgd(const fastlstm_engine *engine, ptrdiff_t n, void *weights, const void *gradient, void *velocity,
-                             double lr, double momentum);
+/* ---- Losses: *value and its derivative dy; csrc/loss.h and csrc/ctc.h define them ------------------------- */
+
+/* MSE, SSE or BINARY_CROSS_ENTROPY (y are probabilities) of y (rows, width) with targets alike, NaN where there is none.
+   pos_weight (width,): of the positive targets' terms of a binary cross-entropy, or NULL for ones. rows may be 0. */
+fastlstm_status fastlstm_elementwise_loss(const fastlstm_engine *engine, int loss, ptrdiff_t rows, ptrdiff_t width, const void *y,
+                                          const void *target, const void *pos_weight, void *dy, double *value);
+/* Scores y (rows, classes) before the softmax, target (rows,) classes or -1; weight (classes,) not negative, or NULL for ones;
+   label smoothing in [0, 1]. rows may be 0. */
+fastlstm_status fastlstm_cross_entropy(const fastlstm_engine *engine, ptrdiff_t rows, ptrdiff_t classes, const void *y,
+                                       const int64_t *target, const void *weight, double smoothing, void *dy, double *value);
+
+/* Connectionist temporal classification. A target is possible if its length and the number of its immediate repetitions
+   together are no more than its lane's steps. */
+typedef struct fastlstm_ctc_batch {
+    ptrdiff_t steps, lanes, classes;
+    int64_t blank;                 /* the class between labels */
+    const void *y;                 /* (T, B, classes) scores before the softmax; beyond a lane's length they are not read */
+    const int64_t *lengths;        /* (B,) 1..T, or NULL: all T */
+    const int64_t *targets;        /* all lanes' labels, one lane after the other, none of them blank; NULL if there is none */
+    const int64_t *target_lengths; /* (B,) 0 or more */
+    void *dy;                      /* out: (T, B, classes); zero beyond a lane's length; may be y */
+} fastlstm_ctc_batch;
+
+/* Elements, for targets of up to so many labels; -1 if a count is negative or the size does not fit. */
+ptrdiff_t fastlstm_ctc_scratch_size(const fastlstm_engine *engine, ptrdiff_t steps, ptrdiff_t longest_target);
+/* *value: the mean over the lanes of -log p(target | y) / max(target length, 1). poll may be NULL. */
+fastlstm_status fastlstm_ctc(const fastlstm_engine *engine, const fastlstm_ctc_batch *batch, void *scratch, double *value,
+                             fastlstm_poll poll, void *context);
+
+/* ---- Optimisers on plain arrays; csrc/optim.h has the rules ------------------------------------------------ */
+
+enum { FASTLSTM_SGD = 0, FASTLSTM_RMSPROP = 1, FASTLSTM_ADAM = 2, FASTLSTM_ADAMW = 3 };
+
+typedef struct fastlstm_optimizer {
+    int32_t kind;
+    int32_t nesterov;    /* SGD */
+    double lr, momentum; /* momentum: SGD, RMSPROP */
+    double beta1, beta2; /* in [0, 1); beta2 of RMSPROP is PyTorch's alpha */
+    double eps, weight_decay;
+    double clip_norm;    /* a gradient whose norm is larger is scaled down to it; 0: never */
+    double norm;         /* out: the gradient's norm before that, if clip_norm is not 0 */
+    int64_t steps;       /* inout: updates made */
+    void *first;         /* like the weights, zero at first: velocity or mean; NULL for SGD and RMSPROP without momentum */
+    void *second;        /* the same: mean square; NULL for SGD */
+} fastlstm_optimizer;
+
+/* One update of n weights. */
+fastlstm_status fastlstm_update(const fastlstm_engine *engine, fastlstm_optimizer *optimizer, ptrdiff_t n, void *weights,
+                                const void *gradient);
 
 #ifdef __cplusplus
 }

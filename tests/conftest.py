@@ -12,7 +12,7 @@ import reference as ref
 
 import fastlstm as fl
 from fastlstm import _core
-from fastlstm._layers import State
+from fastlstm._layer import State
 
 # Largest error of an element in float32 and in float64, relative to the largest element of its array, or to the floor
 # where that is smaller. Each is about twice the largest error seen on any instruction set.

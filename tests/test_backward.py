@@ -1,12 +1,22 @@
-"""Backpropagation through time: `layer.forward` and its `backward` against the reference, finite differences and PyTorch."""
+"""Backpropagation through time: `layer.forward` and `backward` against reference, finite differences and PyTorch."""
 
 import numpy as np
 import pytest
 import reference as ref
-from conftest import COMBINATIONS, assert_close, assert_same_bits, cell_of, describe, families, numbers, random_state, with_weights
+from conftest import (
+    COMBINATIONS,
+    assert_close,
+    assert_same_bits,
+    cell_of,
+    describe,
+    families,
+    numbers,
+    random_state,
+    with_weights,
+)
 
 import fastlstm as fl
-from fastlstm._layers import State
+from fastlstm._layer import State
 
 T, B = 6, 5
 LENGTHS = [6, 1, 4, 6, 3]
@@ -83,7 +93,9 @@ def test_on_every_instruction_set(isa, dtype, options):
     check(with_weights(fl.LSTM(2, 4 * size, 2, bidirectional=True, dtype=dtype, **options)), LENGTHS, resets())
 
 
-@pytest.mark.parametrize("inputs, hidden, steps, lanes", [(1, 1, 1, 1), (1, 16, 70, 1), (17, 15, 3, 2), (5, 33, 9, 13), (3, 257, 2, 2)])
+@pytest.mark.parametrize(
+    "inputs, hidden, steps, lanes", [(1, 1, 1, 1), (1, 16, 70, 1), (17, 15, 3, 2), (5, 33, 9, 13), (3, 257, 2, 2)]
+)
 def test_at_awkward_sizes(isa, dtype, inputs, hidden, steps, lanes):
     check(with_weights(fl.LSTM(inputs, hidden, dtype=dtype), scale=0.2), steps=steps, lanes=lanes)
 
@@ -221,9 +233,15 @@ def test_against_pytorch(dtype, layers, bidirectional, lengths):
     ty, (hn, cn) = theirs(read, (th, tc))
     if lengths is not None:
         ty = rnn.pad_packed_sequence(ty, total_length=T)[0]
-    ((ty * torch.from_numpy(dy)).sum() + (hn * torch.from_numpy(dh)).sum() + (cn * torch.from_numpy(dc)).sum()).backward()
+    (
+        (ty * torch.from_numpy(dy)).sum() + (hn * torch.from_numpy(dh)).sum() + (cn * torch.from_numpy(dc)).sum()
+    ).backward()
     got = {"y": y, "dx": dx, "dh": dh0, "dc": dc0} | ours.gradients()
-    wanted = {"y": ty.detach(), "dx": tx.grad, "dh": th.grad, "dc": tc.grad} | {n: p.grad for n, p in theirs.named_parameters()}
+    wanted = {"y": ty.detach(), "dx": tx.grad, "dh": th.grad, "dc": tc.grad} | {
+        n: p.grad for n, p in theirs.named_parameters()
+    }
     for name, a in got.items():
         w = wanted[name].numpy()
-        np.testing.assert_allclose(a, w, rtol=0, atol=(1e-5 if dtype == "float32" else 1e-10) * np.abs(w).max(), err_msg=name)
+        np.testing.assert_allclose(
+            a, w, rtol=0, atol=(1e-5 if dtype == "float32" else 1e-10) * np.abs(w).max(), err_msg=name
+        )

@@ -41,6 +41,7 @@ class World:
         self.out = zeros(2, 4)
         self.one, self.two = self.lstm.stream(), self.lstm.stream(2)
         self.sgd = fl.SGD(self.net, lr=0.1, momentum=0.5, decay=0.99)
+        self.adam = fl.Adam(self.net)
         self.learner = fl.OnlineLearner(self.net, optimizer=self.sgd, chunk=3, lanes=2)
         self.single = fl.OnlineLearner(self.lstm, loss="sse")
         self.classes = fl.OnlineLearner(self.linear, loss="cross_entropy", lanes=2)
@@ -71,6 +72,7 @@ class World:
             values |= {f"{name}.{key}": value for key, value in learner.__getstate__()["memory"].items()}
             values[name + ".loss"] = learner.loss
         values |= {f"sgd.{key}": value for key, value in self.sgd.state_dict().items()}
+        values |= {f"adam.{key}": value for key, value in self.adam.state_dict().items()}
         return {name: v.tobytes() if isinstance(v, np.ndarray) else repr(v) for name, v in values.items()}
 
 
@@ -734,8 +736,19 @@ def right_calls(w):
         ("mse", fl.losses.mse, {"y": x, "target": x, "mask": None}),
         ("sse", fl.losses.sse, {"y": x, "target": x, "mask": marks}),
         ("bce", fl.losses.binary_cross_entropy, {"y": np.abs(np.tanh(x)), "target": signs, "mask": None}),
+        ("bce weight", fl.losses.binary_cross_entropy, {"y": np.abs(np.tanh(x)), "target": signs, "pos_weight": 2}),
         ("ce", fl.losses.cross_entropy, {"y": x, "target": classes, "mask": marks}),
-        ("SGD", fl.SGD, {"net": w.net, "lr": 0.1, "momentum": 0.5, "decay": 0.9}),
+        ("ce w", fl.losses.cross_entropy, {"y": x, "target": classes, "weight": [1, 2, 3], "label_smoothing": 0.1}),
+        ("ctc", fl.losses.ctc, {"y": x, "targets": [[1, 2], [1]], "lengths": [5, 3], "blank": 0}),
+        ("ctc padded", fl.losses.ctc, {"y": x, "targets": np.ones((2, 2), int), "target_lengths": [2, 1]}),
+        ("ctc of one", fl.losses.ctc, {"y": x[:, 0], "targets": [1, 2], "lengths": 4, "target_lengths": None}),
+        ("SGD", fl.SGD, {"net": w.net, "lr": 0.1, "momentum": 0.5, "decay": 0.9, "nesterov": True, "clip_norm": 1.0}),
+        ("RMSprop", fl.RMSprop, {"net": w.net, "lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0.5}),
+        ("Adam", fl.Adam, {"net": w.net, "lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.1, "clip_norm": None}),
+        ("AdamW", fl.AdamW, {"net": w.net, "lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}),
+        ("adam.load", w.adam.load_state_dict, {"state": w.adam.state_dict()}),
+        ("Plateau", lambda **a: fl.schedules.Plateau(**a)(0, 1.0), {"lr": 0.1, "factor": 0.5, "patience": 1}),
+        ("schedule", fl.schedules.Cosine(0.1, 10), {"epoch": 3, "loss": None}),
         ("lr", setter(w.sgd, "lr"), {"value": 0.1}),
         ("decay", setter(w.sgd, "decay"), {"value": 0.9}),
         ("sgd.load", w.sgd.load_state_dict, {"state": w.sgd.state_dict()}),

@@ -1,11 +1,11 @@
-"""SGD: v = momentum v + gradient; w -= lr v; lr *= decay."""
+"""SGD: v = momentum v + gradient; w -= lr v; lr *= decay. RMSprop, Adam and AdamW: as PyTorch."""
 
 import copy
 import pickle
 
 import numpy as np
 import pytest
-from conftest import assert_close, assert_same_bits, numbers, with_weights
+from conftest import FUSED, assert_close, assert_same_bits, numbers, with_weights
 
 import fastlstm as fl
 
@@ -177,3 +177,161 @@ def test_load_state_dict_changes_nothing_if_it_raises(change):
 def test_wrong_options_are_named(options):
     with pytest.raises((ValueError, TypeError), match=next(iter(options))):
         fl.SGD(**{"net": fl.Linear(1, 1), "lr": 0.1} | options)
+
+
+# RMSprop, Adam, AdamW, and the options that all have ------------------------------------------------------------------
+
+RULES = [
+    (fl.SGD, {"lr": 0.1, "weight_decay": 0.1}),
+    (fl.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    (fl.RMSprop, {"lr": 0.01}),
+    (fl.RMSprop, {"lr": 0.01, "alpha": 0.9, "eps": 1e-3, "momentum": 0.5, "weight_decay": 0.1}),
+    (fl.Adam, {"lr": 0.01}),
+    (fl.Adam, {"lr": 0.01, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+    (fl.AdamW, {"lr": 0.01}),
+    (fl.AdamW, {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.3}),
+]
+rules = pytest.mark.parametrize(("rule", "options"), RULES, ids=lambda value: getattr(value, "__name__", str(value)))
+clips = pytest.mark.parametrize("clip_norm", [None, 2.0, 1e6])
+
+
+@clips
+@rules
+def test_torch_goes_the_same_way(rule, options, clip_norm, dtype):
+    torch = pytest.importorskip("torch")
+    net = network(dtype)
+    optimizer = rule(net, clip_norm=clip_norm, **options)
+    parameter = torch.nn.Parameter(torch.from_numpy(net.parameters.copy()))
+    theirs = getattr(torch.optim, rule.__name__)([parameter], **options)
+    for k in range(50):
+        gradient = numbers(net.parameters.size, k, dtype) * 2.0 ** (k % 7 - 3)
+        parameter.grad = torch.from_numpy(gradient.astype(dtype))
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_([parameter], clip_norm)
+        theirs.step()
+        net.grad[:] = gradient
+        optimizer.step()
+        assert_same_bits(net.grad, gradient.astype(dtype))
+    wanted = parameter.detach().numpy()
+    tolerance = 1e-6 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(net.parameters, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+
+
+@clips
+@rules
+def test_every_instruction_set_goes_the_same_way(rule, options, clip_norm, isa, dtype, select_isa):
+    def run(name):
+        select_isa(name)
+        net = network(dtype)
+        optimizer = rule(net, clip_norm=clip_norm, **options)
+        return updates(net, optimizer, [numbers(net.parameters.size, k, dtype) for k in range(9)])
+
+    assert_close(run(isa), run("generic").astype(float), "training")
+    if isa in FUSED:
+        assert_same_bits(run(isa), run(FUSED[0]))
+
+
+@rules
+def test_a_gradient_is_scaled_to_the_norm(rule, options, dtype):
+    """By as much as PyTorch's clip_grad_norm_ does, also where squares of floats would overflow."""
+    largest = 1e30 if dtype == "float32" else 1e150
+    for size in (1.0, largest):
+        gradient = size * numbers(network(dtype).parameters.size, 3, dtype)
+        norm = np.sqrt(np.sum((gradient / size).astype(float) ** 2)) * size
+        clipped = (gradient * (0.5 / (norm + 1e-6))).astype(dtype)
+        one, two = network(dtype), network(dtype)
+        got = updates(one, rule(one, clip_norm=0.5, **options), [gradient])
+        assert_close(got, updates(two, rule(two, **options), [clipped]).astype(float), "training")
+
+
+@rules
+def test_any_rule_continues_after_a_reload_with_the_same_bits(rule, options, isa, dtype):
+    net = network(dtype)
+    gradients = [numbers(net.parameters.size, k, dtype) for k in range(6)]
+    optimizer = rule(net, clip_norm=1.0, **options)
+    updates(net, optimizer, gradients[:3])
+    saved = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+    pair = pickle.loads(pickle.dumps((net, optimizer)))
+    wanted = updates(net, optimizer, gradients[3:])
+    assert_same_bits(updates(*pair, gradients[3:]), wanted)
+    other = network(dtype)
+    other.load_state_dict(saved[0])
+    resumed = rule(other, clip_norm=1.0, **options | {"lr": 7.0})
+    resumed.load_state_dict(saved[1])
+    assert_same_bits(updates(other, resumed, gradients[3:]), wanted)
+    assert resumed.lr == optimizer.lr
+
+
+@rules
+def test_a_state_that_does_not_fit_changes_nothing(rule, options):
+    net = network("float32")
+    optimizer = rule(net, **options)
+    updates(net, optimizer, [1.0])
+    before = optimizer.state_dict()
+    wrong = [{"lr": -1.0}, {"steps": -1}, {"steps": 1.5}, {"clip_norm": 1.0}, {"weight_decay": 0.7}, {"extra": 1}]
+    wrong += [{name: value[:-1]} for name, value in before.items() if isinstance(value, np.ndarray)]
+    for change in wrong:
+        with pytest.raises((ValueError, TypeError), match="state" if "extra" in change else next(iter(change))):
+            optimizer.load_state_dict(before | {"lr": 0.5} | change)
+        after = optimizer.state_dict()
+        for name, value in before.items():
+            if isinstance(value, np.ndarray):
+                assert_same_bits(after[name], value)
+            else:
+                assert after[name] == value
+    with pytest.raises(ValueError, match="state"):
+        optimizer.load_state_dict({name: value for name, value in before.items() if name != "lr"})
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (fl.SGD, {"nesterov": True}),
+        (fl.SGD, {"nesterov": 1}),
+        (fl.RMSprop, {"alpha": 1.0}),
+        (fl.RMSprop, {"eps": -1.0}),
+        (fl.RMSprop, {"momentum": 1.0}),
+        (fl.Adam, {"betas": (0.9, 1.0)}),
+        (fl.Adam, {"betas": 0.9}),
+        (fl.Adam, {"betas": (0.9, 0.9, 0.9)}),
+        (fl.Adam, {"betas": ("x", 0.9)}),
+        (fl.AdamW, {"eps": np.nan}),
+        *[
+            (rule, wrong)
+            for rule in (fl.SGD, fl.RMSprop, fl.Adam, fl.AdamW)
+            for wrong in (
+                {"net": 3},
+                {"lr": -1.0},
+                {"lr": None},
+                {"weight_decay": -0.1},
+                {"weight_decay": None},
+                {"clip_norm": 0.0},
+                {"clip_norm": np.inf},
+                {"clip_norm": "x"},
+            )
+        ],
+    ],
+    ids=str,
+)
+def test_options_that_no_rule_takes_are_named(rule, options):
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        rule(**{"net": fl.Linear(1, 1), "lr": 0.1} | options)
+
+
+def test_a_learner_takes_plain_descent_alone():
+    net = fl.Linear(1, 1)
+    for options in ({"weight_decay": 0.1}, {"momentum": 0.5, "nesterov": True}, {"clip_norm": 1}):
+        optimizer = fl.SGD(net, 0.1, **options)
+        with pytest.raises(ValueError, match="^optimizer"):
+            fl.OnlineLearner(net, optimizer=optimizer)
+    for optimizer in (fl.Adam(net), fl.AdamW(net), fl.RMSprop(net)):
+        with pytest.raises(TypeError, match="^optimizer"):
+            fl.OnlineLearner(net, optimizer=optimizer)
+
+
+def test_a_gradient_that_is_not_finite_is_seen(dtype):
+    for bad in (np.nan, np.inf):
+        net = network(dtype)
+        gradient = np.ones(net.parameters.size, dtype)
+        gradient[3] = bad
+        assert np.isnan(updates(net, fl.Adam(net, clip_norm=1.0), [gradient])[3])

@@ -1,18 +1,22 @@
 """Long short-term memory on CPUs: fast inference, and learning online as in 1997."""
 
-from fastlstm import losses
+from fastlstm import losses, schedules
 from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
-from fastlstm._layers import LSTM, LSTM1997, Layer, Linear, Sequential
+from fastlstm._layer import Layer
+from fastlstm._layers import LSTM, LSTM1997, Linear, Sequential
 from fastlstm._online import OnlineLearner
-from fastlstm._optim import SGD
+from fastlstm._optim import SGD, Adam, AdamW, RMSprop
 from fastlstm._stream import Stream
 
 __all__ = [
+    "Adam",
+    "AdamW",
     "LSTM",
     "LSTM1997",
     "Layer",
     "Linear",
     "OnlineLearner",
+    "RMSprop",
     "SGD",
     "Sequential",
     "Stream",
@@ -20,5 +24,6 @@ __all__ = [
     "build_info",
     "get_num_threads",
     "losses",
+    "schedules",
     "set_num_threads",
 ]

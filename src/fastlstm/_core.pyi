@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 LOSSES: dict[str | None, int]
+OPTIMIZERS: dict[str, int]
 
 def isa_names() -> list[str]: ...
 def select_isa(isa: str | None) -> str: ...
@@ -15,7 +16,29 @@ def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def before_fork() -> None: ...
 def aligned(size: int, dtype: npt.DTypeLike) -> Array: ...
-def sgd(weights: Array, gradient: Array, velocity: Array | None, lr: float, momentum: float) -> None: ...
+def elementwise_loss(loss: str, y: Array, target: Array, pos_weight: Array | None = None) -> tuple[float, Array]: ...
+def cross_entropy(
+    y: Array, target: Array, weight: Array | None = None, smoothing: float = 0
+) -> tuple[float, Array]: ...
+def ctc(
+    y: Array, targets: Array, target_lengths: Array, lengths: Array | None, blank: int
+) -> tuple[float, Array]: ...
+def update(
+    kind: str,
+    weights: Array,
+    gradient: Array,
+    first: Array | None,
+    second: Array | None,
+    steps: int,
+    lr: float,
+    weight_decay: float = 0,
+    momentum: float = 0,
+    nesterov: bool = False,
+    beta1: float = 0,
+    beta2: float = 0,
+    eps: float = 0,
+    clip_norm: float = 0,
+) -> None: ...
 
 class Parameters:
     parent: Parameters | None

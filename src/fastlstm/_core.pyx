@@ -89,7 +89,6 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_learner_backward(fastlstm_learner *, const void *)
     fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
     fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
-    fastlstm_status fastlstm_sgd(const fastlstm_engine *, Py_ssize_t, void *, const void *, void *, double, double)
 
 
 # ---- Module init: one instruction set for the life of the process -------------------------------------------------
@@ -182,16 +181,6 @@ def aligned(Py_ssize_t size, dtype):
         raise ValueError("a size does not fit into memory")
     item = np.dtype(dtype).itemsize
     raw = np.zeros(size + 64 // item, dtype)
-    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // item
-    return raw[skip:skip + size]
-
-
-def empty(Py_ssize_t size, dtype):
-    """The same, not zeroed: memory that is not touched costs nothing."""
-    if size < 0:
-        raise ValueError("a size does not fit into memory")
-    item = np.dtype(dtype).itemsize
-    raw = np.empty(size + 64 // item, dtype)
     cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // item
     return raw[skip:skip + size]
 
@@ -706,6 +695,4 @@ cdef class Learner:
         return sum(a.nbytes for a in arrays if a is not None)
 
 
-def sgd(weights, gradient, velocity, double lr, double momentum):
-    """v = momentum v + gradient; w -= lr v, on contiguous flat arrays of one dtype; velocity may be None."""
-    check(fastlstm_sgd(engine_of(weights.dtype), weights.shape[0], data(weights), data(gradient), data(velocity), lr, momentum))
+include "_core_train.pxi"

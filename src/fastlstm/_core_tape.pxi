@@ -9,6 +9,16 @@ cdef extern from "fastlstm.h" nogil:
                                       const void *, void *, const void *, void *, void *, void *, void *, int, fastlstm_poll, void *)
 
 
+def empty(Py_ssize_t size, dtype):
+    """Like `aligned`, not zeroed: memory that is not touched costs nothing."""
+    if size < 0:
+        raise ValueError("a size does not fit into memory")
+    item = np.dtype(dtype).itemsize
+    raw = np.empty(size + 64 // item, dtype)
+    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // item
+    return raw[skip:skip + size]
+
+
 cdef class Tape:
     """One forward call of a network, and once its gradient. x, y: (T, B, .) or with batch_first (B, T, .)."""
     cdef readonly Network network

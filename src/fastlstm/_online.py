@@ -4,7 +4,7 @@ import numpy as np
 
 from fastlstm import _core
 from fastlstm._checks import as_anything, as_choice, as_input, as_mask, as_size, ndim_of
-from fastlstm._layers import Layer
+from fastlstm._layer import Layer
 from fastlstm._optim import SGD
 
 
@@ -67,6 +67,8 @@ class OnlineLearner(_core.Learner):
             raise TypeError(f"optimizer must be fastlstm.SGD or None, not {type(optimizer).__name__}")
         if optimizer is not None and optimizer.net is not net:
             raise ValueError("optimizer was made for another network than net")
+        if optimizer is not None and (optimizer.weight_decay or optimizer.nesterov or optimizer.clip_norm):
+            raise ValueError("optimizer has weight_decay, nesterov or clip_norm, which a learner does not apply")
         if not callable(loss):
             as_choice(loss, "loss", [name for name in _core.LOSSES if name])
         as_choice(gradient, "gradient", ("truncated-rtrl",))

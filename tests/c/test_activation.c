@@ -49,6 +49,7 @@ typedef long double REF; /* the reference */
 #define R(x) x
 #define REF_EXP expl
 #define REF_TANH tanhl
+#define REF_LOG logl
 /* from here on: sigmoid and tanh are 1, sigmoid is 0, tanh(x) is x */
 #define SIGMOID_ONE 37.0
 #define SIGMOID_ZERO (-708.4)
@@ -67,6 +68,7 @@ typedef double REF;
 #define R(x) x##f
 #define REF_EXP exp
 #define REF_TANH tanh
+#define REF_LOG log
 #define SIGMOID_ONE 17.4f
 #define SIGMOID_ZERO (-87.34f)
 #define TANH_ONE 9.02f
@@ -173,6 +175,7 @@ static void vocabulary_on(const REAL *a, const REAL *b, const REAL *c) {
     CHECK("v_sub", 0, v_sub(va, vb), x - y);
     CHECK("v_mul", 0, v_mul(va, vb), x * y);
     CHECK("v_div", 0, v_div(va, vb), x / y);
+    CHECK("v_sqrt", 0, v_sqrt(va), R(sqrt)(x));
     CHECK("v_fma", 0, v_fma(va, vb, vc), s_fma(x, y, z));
     CHECK("v_fnma", 0, v_fnma(va, vb, vc), s_fma(-x, y, z));
     CHECK("v_max", 1, v_max(va, vb), x > y ? x : y);
@@ -279,13 +282,16 @@ static void fpu(void) {
 
 /* ---- activations ---- */
 
-enum { EXP, SIGMOID, TANH, FUNCTIONS };
-static const char *const function_name[] = {"v_exp_neg", "v_sigmoid", "v_tanh"};
+enum { EXP, SIGMOID, TANH, LOG, FUNCTIONS };
+static const char *const function_name[] = {"v_exp_neg", "v_sigmoid", "v_tanh", "v_log_1_3"};
 
-static V apply(int f, V x) { return f == EXP ? v_exp_neg(x) : f == SIGMOID ? v_sigmoid(x) : v_tanh(x); }
+static V apply(int f, V x) { return f == EXP ? v_exp_neg(x) : f == SIGMOID ? v_sigmoid(x) : f == TANH ? v_tanh(x) : v_log_1_3(x); }
+
+/* What f is for. */
+static int takes(int f, REAL x) { return f == EXP ? !(x > 0) : f != LOG || is_nan(x) || (x >= 1 && x <= 3); }
 
 static REF reference(int f, REAL x) {
-    return f == EXP ? REF_EXP((REF)x) : f == SIGMOID ? 1 / (1 + REF_EXP(-(REF)x)) : REF_TANH((REF)x);
+    return f == LOG ? REF_LOG((REF)x) : f == EXP ? REF_EXP((REF)x) : f == SIGMOID ? 1 / (1 + REF_EXP(-(REF)x)) : REF_TANH((REF)x);
 }
 
 static REF ulp(REF x) {
@@ -356,8 +362,8 @@ static void flush(void) {
     for (int f = 0; f < FUNCTIONS; f++) {
         int n = 0;
         for (int i = 0; i < filled; i++)
-            if (f != EXP || !(block[i] > 0)) in[n++] = block[i];
-        for (int i = n; i < BLOCK; i++) in[i] = 0;
+            if (takes(f, block[i])) in[n++] = block[i];
+        for (int i = n; i < BLOCK; i++) in[i] = f == LOG;
         run(f, in, out);
         for (int i = 0; i < n; i++) measure_one(f, in[i], out[i]);
     }
@@ -386,6 +392,7 @@ static void accuracy(int all) {
             for (int j = -4 * density; j <= 4 * density; j++)
                 measure(real(bits((REAL)k * 0.17328679513998632) + (BITS)(int64_t)j) * (s ? -1 : 1));
     }
+    for (int k = 0; k < 50000 * density; k++) measure(2 + uniform(1) * (1 - 0x1p-24) + uniform(1) * 0x1p-26);
     static const int range[] = {1, 4, 40, 800};
     for (size_t r = 0; r < sizeof range / sizeof *range; r++)
         for (int k = 0; k < 50000 * density; k++) measure(uniform(range[r]) * (1 + uniform(1) * 0x1p-24));
@@ -517,6 +524,7 @@ static unsigned long long hash(int f) {
             const REAL any = real((BITS)rnd()), x = uniform(k % 2 ? 2 : 100);
             in[i] = k % 4 || is_nan(any) ? x : any;
             if (f == EXP) in[i] = real(bits(in[i]) | SIGN);
+            if (f == LOG) in[i] = 2 + uniform(1);
         }
         run(f, in, out);
         for (int i = 0; i < BLOCK; i++)
@@ -537,7 +545,7 @@ int main(int argc, char **argv) {
     accuracy(argc > 1 && !strcmp(argv[1], "--all"));
     if (failures) printf("%d failures\n", failures);
     printf("hash exp=%016llx\n", hash(EXP));
-    const unsigned long long sigmoid = hash(SIGMOID), tanh_ = hash(TANH);
-    printf("hash sigmoid=%016llx tanh=%016llx\n", sigmoid, tanh_);
+    const unsigned long long sigmoid = hash(SIGMOID), tanh_ = hash(TANH), log_ = hash(LOG);
+    printf("hash sigmoid=%016llx tanh=%016llx log=%016llx\n", sigmoid, tanh_, log_);
     return failures != 0;
 }

@@ -360,7 +360,6 @@ static void other_tests(const fastlstm_engine *e) {
         REFUSED(wrong, fastlstm_pack(OR(0, e), OR(1, k.l), k.n, OR(2, k.params), OR(3, k.packed)));
         REFUSED(wrong, fastlstm_unpack(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, k.params)));
         REFUSED(wrong, fastlstm_trace_convert(OR(0, e), OR(1, k.l), k.n, k.B, OR(2, k.traces), OR(3, k.canonical), bad & 1));
-        REFUSED(wrong, fastlstm_sgd(OR(0, e), 3, OR(1, k.x), OR(2, k.params), OR(3, k.packed), 1, 0.5));
     }
     for (int j = 0; j < 6; j++) {
         const ptrdiff_t n = refused[j];
@@ -376,11 +375,6 @@ static void other_tests(const fastlstm_engine *e) {
     CHECK(fastlstm_parallel_scratch_size(NULL, k.l, k.n, 1, 1, 1, 0) == -1 && fastlstm_trace_size(NULL, k.l, k.n, 1) == -1);
     CHECK(fastlstm_learner_scratch_size(NULL, k.l, k.n, 1) == -1);
     CHECK(fastlstm_forward_scratch_size(e, k.l, k.n, 3, TWO31) > TWO31 && fastlstm_learner_scratch_size(e, k.l, k.n, TWO31) > TWO31);
-    REFUSED(wrong, fastlstm_sgd(e, -1, k.x, k.params, NULL, 1, 0));
-    REFUSED(FASTLSTM_TOO_LARGE, fastlstm_sgd(e, PTRDIFF_MAX, k.x, k.params, NULL, 1, 0));
-    REFUSED(wrong, fastlstm_sgd(e, PTRDIFF_MIN, k.x, k.params, NULL, 1, 0));
-    REFUSED(wrong, fastlstm_sgd(e, 3, k.x, k.params, NULL, 1, NAN));
-    REFUSED(FASTLSTM_OK, fastlstm_sgd(e, 0, NULL, NULL, NULL, 1, 0));
     memory_release(mark);
 }
 

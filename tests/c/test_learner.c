@@ -525,7 +525,8 @@ static void check_sgd(int bits) {
             for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++) {
                 void *own = feed_all(bits, w, n), *velocity = feed_all(bits, v, n), *gradient = feed_all(bits, g, n);
                 snprintf(check_case, sizeof check_case, "sgd %s f%d n %ld", isa, bits, (long)n);
-                CHECK(CALL(fastlstm_sgd(fastlstm_engine_select(isa, bits), n, own, gradient, with_velocity ? velocity : NULL, 0.125, momentum)) == FASTLSTM_OK);
+                fastlstm_optimizer o = {.kind = FASTLSTM_SGD, .lr = 0.125, .momentum = momentum, .first = with_velocity ? velocity : NULL};
+                CHECK(CALL(fastlstm_update(fastlstm_engine_select(isa, bits), &o, n, own, gradient)) == FASTLSTM_OK);
                 compare(bits, WEIGHT, own, to, n);
                 const uint64_t hash = fnv(fnv(FNV_BEGIN, own, (size_t)(n * bits / 8)), velocity, (size_t)(n * bits / 8));
                 if (!is_fused(isa)) continue;
@@ -594,7 +595,7 @@ static void learner_tests(void) {
 }
 
 /* The bits that 200 steps leave, on every machine with fused multiply-add: f32, f64. */
-static const uint64_t golden[2] = {0x7c472bcfe3021f7fu, 0xa5839f85485ad90bu};
+static const uint64_t golden[2] = {0x25cb4b61b61440a0u, 0x4d096c9aab39051eu};
 
 static void golden_tests(void) {
     const int begin = memory_mark();

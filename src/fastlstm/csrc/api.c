@@ -746,9 +746,73 @@ fastlstm_status fastlstm_learner_apply(fastlstm_learner *m) {
     return FASTLSTM_OK;
 }
 
-fastlstm_status fastlstm_sgd(const fastlstm_engine *engine, ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum) {
-    if (!engine || n < 0 || (n && (!weights || !gradient)) || (momentum != 0 && !velocity)) return FASTLSTM_BAD_ARGUMENT;
-    if (n > FL_LIMIT) return FASTLSTM_TOO_LARGE;
-    engine->sgd(n, weights, gradient, velocity, lr, momentum);
+/* ---- Losses and optimisers ---- */
+
+fastlstm_status fastlstm_elementwise_loss(const fastlstm_engine *engine, int loss, ptrdiff_t rows, ptrdiff_t width, const void *y,
+                                          const void *target, const void *pos_weight, void *dy, double *value) {
+    if (!engine || loss < FASTLSTM_MSE || loss > FASTLSTM_BINARY_CROSS_ENTROPY || loss == FASTLSTM_CROSS_ENTROPY || rows < 0 || width <= 0 ||
+        (rows && (!y || !target || !dy)) || (pos_weight && loss != FASTLSTM_BINARY_CROSS_ENTROPY) || !value)
+        return FASTLSTM_BAD_ARGUMENT;
+    if (times(times(rows, width), 8) < 0) return FASTLSTM_TOO_LARGE;
+    *value = engine->elementwise_loss(loss, rows, width, y, target, pos_weight, dy);
+    return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_cross_entropy(const fastlstm_engine *engine, ptrdiff_t rows, ptrdiff_t classes, const void *y,
+                                       const int64_t *target, const void *weight, double smoothing, void *dy, double *value) {
+    if (!engine || rows < 0 || classes <= 0 || (rows && (!y || !target || !dy)) || !(smoothing >= 0 && smoothing <= 1) || !value)
+        return FASTLSTM_BAD_ARGUMENT;
+    if (times(times(rows, classes), 8) < 0) return FASTLSTM_TOO_LARGE;
+    for (ptrdiff_t j = 0; j < rows; j++)
+        if (target[j] < -1 || target[j] >= classes) return FASTLSTM_BAD_ARGUMENT;
+    *value = engine->cross_entropy(rows, classes, y, target, weight, smoothing, dy);
+    return FASTLSTM_OK;
+}
+
+ptrdiff_t fastlstm_ctc_scratch_size(const fastlstm_engine *engine, ptrdiff_t steps, ptrdiff_t longest_target) {
+    if (!engine || steps <= 0 || longest_target < 0 || times(times(plus(steps, 4), plus(longest_target, 32)), 64) < 0) return -1;
+    const ptrdiff_t real = engine->bits / 8;
+    return (fl_plan_ctc(steps, longest_target, real).size + real - 1) / real;
+}
+
+static fastlstm_status ctc_check(const fastlstm_ctc_batch *m) {
+    if (!m || m->steps <= 0 || m->lanes <= 0 || m->classes <= 0) return FASTLSTM_BAD_ARGUMENT;
+    if (times(times(times(m->steps, m->lanes), m->classes), 8) < 0) return FASTLSTM_TOO_LARGE;
+    if (!m->y || !m->dy || !m->target_lengths || m->blank < 0 || m->blank >= m->classes) return FASTLSTM_BAD_ARGUMENT;
+    ptrdiff_t longest = 0;
+    const int64_t *label = m->targets;
+    for (ptrdiff_t b = 0; b < m->lanes; b++) {
+        const int64_t steps = m->lengths ? m->lengths[b] : m->steps, n = m->target_lengths[b];
+        if (steps < 1 || steps > m->steps || n < 0 || n > steps || (n && !label)) return FASTLSTM_BAD_ARGUMENT;
+        int64_t needed = n; /* a blank between two equal labels takes a step too */
+        for (int64_t s = 0; s < n; s++) {
+            if (label[s] < 0 || label[s] >= m->classes || label[s] == m->blank) return FASTLSTM_BAD_ARGUMENT;
+            needed += s && label[s] == label[s - 1];
+        }
+        if (needed > steps) return FASTLSTM_BAD_ARGUMENT;
+        if (n) label += n;
+        longest = FL_MAX(longest, (ptrdiff_t)n);
+    }
+    return times(times(plus(m->steps, 4), plus(longest, 32)), 64) < 0 ? FASTLSTM_TOO_LARGE : FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_ctc(const fastlstm_engine *engine, const fastlstm_ctc_batch *batch, void *scratch, double *value,
+                             fastlstm_poll poll, void *context) {
+    const fastlstm_status status = ctc_check(batch);
+    if (status) return status;
+    if (!engine || !scratch || !value) return FASTLSTM_BAD_ARGUMENT;
+    return engine->ctc(batch, scratch, value, poll, context);
+}
+
+fastlstm_status fastlstm_update(const fastlstm_engine *engine, fastlstm_optimizer *o, ptrdiff_t n, void *weights, const void *gradient) {
+    if (!engine || !o || n < 0 || (n && (!weights || !gradient)) || o->kind < FASTLSTM_SGD || o->kind > FASTLSTM_ADAMW || o->steps < 0)
+        return FASTLSTM_BAD_ARGUMENT;
+    if (n > FL_LIMIT / 8 || o->steps > FL_LIMIT) return FASTLSTM_TOO_LARGE;
+    const int adam = o->kind == FASTLSTM_ADAM || o->kind == FASTLSTM_ADAMW;
+    if (o->lr != o->lr || o->momentum != o->momentum || o->weight_decay != o->weight_decay || !(o->clip_norm >= 0) ||
+        (o->kind != FASTLSTM_SGD && !(o->beta2 >= 0 && o->beta2 < 1 && o->eps >= 0)) || (adam && !(o->beta1 >= 0 && o->beta1 < 1)))
+        return FASTLSTM_BAD_ARGUMENT;
+    if (n && (((adam || o->momentum != 0) && !o->first) || (o->kind != FASTLSTM_SGD && !o->second))) return FASTLSTM_BAD_ARGUMENT;
+    engine->update(o, n, weights, gradient);
     return FASTLSTM_OK;
 }

@@ -17,6 +17,8 @@
 #include "backward.h"
 #include "traces.h"
 #include "loss.h"
+#include "ctc.h"
+#include "optim.h"
 #include "learn.h"
 
 #define FL_STRING2(x) #x
@@ -37,6 +39,9 @@ const fastlstm_engine FL_NAME(FL_PASTE1(fl_engine, FL_ISA_NAME)) = {
     .learner_backward = fl_learner_backward,
     .learner_reset = fl_learner_reset,
     .learner_apply = fl_learner_apply,
-    .sgd = fl_sgd,
+    .elementwise_loss = fl_losses_elementwise,
+    .cross_entropy = fl_losses_cross_entropy,
+    .ctc = fl_ctc,
+    .update = fl_update,
     .backward = fl_backward,
 };

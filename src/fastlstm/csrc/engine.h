@@ -48,7 +48,11 @@ struct fastlstm_engine {
     void (*learner_backward)(fastlstm_learner *learner, const void *dy);
     void (*learner_reset)(fastlstm_learner *learner, const uint8_t *mask);
     void (*learner_apply)(fastlstm_learner *learner);
-    void (*sgd)(ptrdiff_t n, void *weights, const void *gradient, void *velocity, double lr, double momentum);
+    double (*elementwise_loss)(int loss, ptrdiff_t rows, ptrdiff_t width, const void *y, const void *target, const void *pos_weight, void *dy);
+    double (*cross_entropy)(ptrdiff_t rows, ptrdiff_t classes, const void *y, const int64_t *target, const void *weight, double smoothing,
+                            void *dy);
+    fastlstm_status (*ctc)(const fastlstm_ctc_batch *batch, void *scratch, double *value, fastlstm_poll poll, void *context);
+    void (*update)(fastlstm_optimizer *optimizer, ptrdiff_t n, void *weights, const void *gradient);
     int (*backward)(const fl_back *b, int phase, int part, int parts, fastlstm_poll poll, void *context);
 };
 

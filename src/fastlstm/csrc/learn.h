@@ -225,8 +225,8 @@ static int fl_learn_loss(fastlstm_learner *m, const fl_learn_work *w, const REAL
     int any = 0;
     if (!targets || m->loss == FASTLSTM_NO_LOSS) return 0;
     const REAL *real = m->loss == FASTLSTM_CROSS_ENTROPY ? NULL : (const REAL *)targets + t * B * O;
-    const double loss = real ? fl_elementwise_loss(m->loss, B, O, y, real, p->dy, w->error)
-                             : fl_cross_entropy(B, O, y, (const int64_t *)targets + t * B, p->dy, w->error);
+    const double loss = real ? fl_elementwise_loss(m->loss, B, O, y, real, NULL, p->dy, w->error)
+                             : fl_cross_entropy(B, O, y, (const int64_t *)targets + t * B, NULL, 0, p->dy, w->error);
     for (ptrdiff_t b = 0; b < B; b++)
         any |= w->error[b];
     if (!any) return 0;

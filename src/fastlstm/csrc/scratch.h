@@ -150,4 +150,23 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     return p;
 }
 
+/* One lane's lattice (ctc.h): rows of `width` states, with FL_CTC_PAD more on both sides of those that are read beside. */
+enum { FL_CTC_PAD = 16 };
+typedef struct fl_ctc_plan {
+    ptrdiff_t width, row, label, skip, emission, log_alpha, log_beta, posterior, size;
+} fl_ctc_plan;
+
+static inline fl_ctc_plan fl_plan_ctc(ptrdiff_t steps, ptrdiff_t longest_target, ptrdiff_t real) {
+    fl_ctc_plan p = {0};
+    p.width = (2 * longest_target + 2 + FL_CTC_PAD) / FL_CTC_PAD * FL_CTC_PAD; /* more than 2 S + 1 */
+    p.row = p.width + 2 * FL_CTC_PAD;
+    p.label = fl_take(&p.size, p.width * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.skip = fl_take(&p.size, p.row * real);
+    p.emission = fl_take(&p.size, steps * p.width * real);
+    p.log_alpha = fl_take(&p.size, (steps + 1) * p.row * real);
+    p.log_beta = fl_take(&p.size, p.row * real);
+    p.posterior = fl_take(&p.size, p.width * real);
+    return p;
+}
+
 #endif

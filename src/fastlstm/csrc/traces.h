@@ -160,28 +160,4 @@ static void fl_trace(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t 
     }
 }
 
-/* n plain elements: velocity = momentum velocity + gradient; w -= lr velocity. */
-static void fl_sgd_array(ptrdiff_t n, REAL *w, const REAL *gradient, REAL *velocity, REAL lr, REAL momentum) {
-    const fl_target to = {velocity ? FL_DESCEND_MOMENTUM : FL_DESCEND, w, velocity, NULL, lr, momentum};
-    const V vlr = v_set1(lr), vm = v_set1(momentum);
-    ptrdiff_t k = 0;
-    for (; k + VW <= n; k += VW)
-        fl_descend(to.mode, &to, k, v_load(gradient + k), vlr, vm);
-    if (k < n) {
-        const int rest = (int)(n - k);
-        V g = v_load_n(gradient + k, rest);
-        if (velocity) {
-            g = v_fma(vm, v_load_n(velocity + k, rest), g);
-            v_store_n(velocity + k, g, rest);
-        }
-        v_store_n(w + k, v_fnma(vlr, g, v_load_n(w + k, rest)), rest);
-    }
-}
-
-static void fl_sgd(ptrdiff_t n, void *w, const void *gradient, void *velocity, double lr, double momentum) {
-    const fl_fpu mode = fl_fpu_enter();
-    fl_sgd_array(n, (REAL *)w, (const REAL *)gradient, (REAL *)velocity, (REAL)lr, (REAL)momentum);
-    fl_fpu_leave(mode);
-}
-
 #endif

@@ -5,6 +5,7 @@
    v_load_n, v_store_n    vpcmpgtd, vmaskmovps         vpcmpgtq, vmaskmovpd
    v_bcast                vbroadcastss ymm, m32        vbroadcastsd ymm, m64
    v_add/sub/mul/div      vaddps ...                   vaddpd ...
+   v_sqrt                 vsqrtps                      vsqrtpd
    v_fma, v_fnma          vfmadd, vfnmadd ...ps        ...pd
    v_max, v_min           vmaxps, vminps               vmaxpd, vminpd
    v_abs                  vandnps                      vandnpd
@@ -67,6 +68,7 @@ FL_INLINE V v_add(V a, V b) { return _mm256_add_pd(a, b); }
 FL_INLINE V v_sub(V a, V b) { return _mm256_sub_pd(a, b); }
 FL_INLINE V v_mul(V a, V b) { return _mm256_mul_pd(a, b); }
 FL_INLINE V v_div(V a, V b) { return _mm256_div_pd(a, b); }
+FL_INLINE V v_sqrt(V a) { return _mm256_sqrt_pd(a); }
 FL_INLINE V v_fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
 FL_INLINE V v_fnma(V a, V b, V c) { return _mm256_fnmadd_pd(a, b, c); }
 FL_INLINE V v_max(V a, V b) { return _mm256_max_pd(a, b); }
@@ -103,6 +105,7 @@ FL_INLINE V v_add(V a, V b) { return _mm256_add_ps(a, b); }
 FL_INLINE V v_sub(V a, V b) { return _mm256_sub_ps(a, b); }
 FL_INLINE V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
 FL_INLINE V v_div(V a, V b) { return _mm256_div_ps(a, b); }
+FL_INLINE V v_sqrt(V a) { return _mm256_sqrt_ps(a); }
 FL_INLINE V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 FL_INLINE V v_fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
 FL_INLINE V v_max(V a, V b) { return _mm256_max_ps(a, b); }

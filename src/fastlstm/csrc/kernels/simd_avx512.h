@@ -5,6 +5,7 @@
    v_load_n, v_store_n    vmovups {k}                  vmovupd {k}
    v_bcast                vbroadcastss zmm, m32        vbroadcastsd zmm, m64
    v_add/sub/mul/div      vaddps ...                   vaddpd ...
+   v_sqrt                 vsqrtps                      vsqrtpd
    v_fma, v_fnma          vfmadd, vfnmadd ...ps        ...pd
    v_max, v_min           vmaxps, vminps               vmaxpd, vminpd
    v_abs                  vpandd                       vpandq
@@ -63,6 +64,7 @@ FL_INLINE V v_add(V a, V b) { return _mm512_add_pd(a, b); }
 FL_INLINE V v_sub(V a, V b) { return _mm512_sub_pd(a, b); }
 FL_INLINE V v_mul(V a, V b) { return _mm512_mul_pd(a, b); }
 FL_INLINE V v_div(V a, V b) { return _mm512_div_pd(a, b); }
+FL_INLINE V v_sqrt(V a) { return _mm512_sqrt_pd(a); }
 FL_INLINE V v_fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
 FL_INLINE V v_fnma(V a, V b, V c) { return _mm512_fnmadd_pd(a, b, c); }
 FL_INLINE V v_max(V a, V b) { return _mm512_max_pd(a, b); }
@@ -99,6 +101,7 @@ FL_INLINE V v_add(V a, V b) { return _mm512_add_ps(a, b); }
 FL_INLINE V v_sub(V a, V b) { return _mm512_sub_ps(a, b); }
 FL_INLINE V v_mul(V a, V b) { return _mm512_mul_ps(a, b); }
 FL_INLINE V v_div(V a, V b) { return _mm512_div_ps(a, b); }
+FL_INLINE V v_sqrt(V a) { return _mm512_sqrt_ps(a); }
 FL_INLINE V v_fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 FL_INLINE V v_fnma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
 FL_INLINE V v_max(V a, V b) { return _mm512_max_ps(a, b); }

@@ -17,6 +17,7 @@
 #error "simd_generic.h needs GCC vector extensions"
 #endif
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -57,6 +58,7 @@ FL_INLINE V v_add(V a, V b) { return a + b; }
 FL_INLINE V v_sub(V a, V b) { return a - b; }
 FL_INLINE V v_mul(V a, V b) { return a * b; }
 FL_INLINE V v_div(V a, V b) { return a / b; }
+FL_INLINE V v_sqrt(V a) { return (V){sqrt(a[0]), sqrt(a[1])}; }
 FL_INLINE V v_fma(V a, V b, V c) { return a * b + c; }
 FL_INLINE V v_fnma(V a, V b, V c) { return c - a * b; }
 FL_INLINE VM v_lt(V a, V b) { return (VM)(a < b); }
@@ -104,6 +106,7 @@ FL_INLINE V v_add(V a, V b) { return a + b; }
 FL_INLINE V v_sub(V a, V b) { return a - b; }
 FL_INLINE V v_mul(V a, V b) { return a * b; }
 FL_INLINE V v_div(V a, V b) { return a / b; }
+FL_INLINE V v_sqrt(V a) { return (V){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
 FL_INLINE V v_fma(V a, V b, V c) { return a * b + c; }
 FL_INLINE V v_fnma(V a, V b, V c) { return c - a * b; }
 FL_INLINE VM v_lt(V a, V b) { return (VM)(a < b); }

@@ -5,6 +5,7 @@
    v_load_n, v_store_n    ld1, st1 {v.s}[i]            ld1, st1 {v.d}[i]
    v_bcast                ld1r {v.4s}                  ld1r {v.2d}
    v_add/sub/mul/div      fadd ... 4s                  fadd ... 2d
+   v_sqrt                 fsqrt 4s                     fsqrt 2d
    v_fma, v_fnma          fmla, fmls 4s                fmla, fmls 2d
    v_max, v_min           fcmgt, bsl                   fcmgt, bsl
    v_abs                  fabs                         fabs
@@ -72,6 +73,7 @@ FL_INLINE V v_add(V a, V b) { return vaddq_f64(a, b); }
 FL_INLINE V v_sub(V a, V b) { return vsubq_f64(a, b); }
 FL_INLINE V v_mul(V a, V b) { return vmulq_f64(a, b); }
 FL_INLINE V v_div(V a, V b) { return vdivq_f64(a, b); }
+FL_INLINE V v_sqrt(V a) { return vsqrtq_f64(a); }
 FL_INLINE V v_fma(V a, V b, V c) { return vfmaq_f64(c, a, b); }
 FL_INLINE V v_fnma(V a, V b, V c) { return vfmsq_f64(c, a, b); }
 FL_INLINE V v_max(V a, V b) { return vbslq_f64(vcgtq_f64(a, b), a, b); }
@@ -115,6 +117,7 @@ FL_INLINE V v_add(V a, V b) { return vaddq_f32(a, b); }
 FL_INLINE V v_sub(V a, V b) { return vsubq_f32(a, b); }
 FL_INLINE V v_mul(V a, V b) { return vmulq_f32(a, b); }
 FL_INLINE V v_div(V a, V b) { return vdivq_f32(a, b); }
+FL_INLINE V v_sqrt(V a) { return vsqrtq_f32(a); }
 FL_INLINE V v_fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
 FL_INLINE V v_fnma(V a, V b, V c) { return vfmsq_f32(c, a, b); }
 FL_INLINE V v_max(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }

@@ -1,0 +1,396 @@
+"""What layers and networks have in common: parameters by name, calls, gradients, streams, copies."""
+
+import math
+
+import numpy as np
+
+from fastlstm import _core
+from fastlstm._checks import as_anything, as_choice, as_input, as_mask, as_size, listed, ndim_of, shown
+from fastlstm._stream import Stream
+
+COMPACT = {"float16": (1, 65504.0), "int8": (2, 2.0**126)}  # stored weights: format and largest element
+MOST_INT8_SOURCES = 2**17
+
+
+class State(tuple):
+    """(h, c) of a recurrent layer whose net inputs also read the gate activations of the step before.
+
+    A plain pair to everyone; `gates` (L*D, B, A) makes it complete, so that a sequence may be continued exactly.
+    Given back as a plain tuple, the gate activations start from zero.
+    """
+
+    def __new__(cls, items, gates):
+        self = super().__new__(cls, items)
+        self.gates = gates
+        return self
+
+    def __getnewargs__(self):
+        return tuple(self), self.gates
+
+
+class Layer:
+    """What layers and networks have in common: parameters by name, calls, streams, copies.
+
+    A subclass sets `_specs` (dicts with the fields of the C struct `fastlstm_layer`; include/fastlstm.h says what
+    they mean), `_shapes` (parameter name -> (offset, shape)), `_recurrent` (for each recurrent layer the sizes that
+    its state arrays are made of), then calls `_finish`.
+    """
+
+    batch_first = False
+
+    def _finish(self, dtype, values):
+        self._network = _core.Network(self._specs, dtype)
+        self._parameters = _core.Parameters(values)
+        self._packed = (None, -1)
+
+    # ---- parameters ----
+
+    @property
+    def dtype(self):
+        """Element type of parameters, inputs and outputs, a `numpy.dtype`."""
+        return self._network.dtype
+
+    @property
+    def parameters(self):
+        """All parameters in one flat array, a read-only view of their newest values."""
+        view = self._parameters.fetch().view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def grad(self):
+        """All gradients in one flat writable array, in the order of `parameters`."""
+        return self._parameters.grad()
+
+    def gradients(self):
+        """Gradients by parameter name: a dict of writable views into `grad`."""
+        flat = self.grad
+        return {name: flat[at : at + math.prod(shape)].reshape(shape) for name, (at, shape) in self._shapes.items()}
+
+    def zero_grad(self):
+        """Set all gradients to zero."""
+        self.grad[:] = 0
+
+    def _view(self, name):
+        at, shape = self._shapes[name]
+        return self._parameters.fetch()[at : at + math.prod(shape)].reshape(shape)
+
+    def state_dict(self):
+        """Parameter name -> copy of the array.
+
+        >>> import fastlstm as fl
+        >>> sorted(fl.Linear(3, 2, seed=0).state_dict())
+        ['bias', 'weight']
+        """
+        return {name: self._view(name).copy() for name in self._shapes}
+
+    def load_state_dict(self, state):
+        """Take parameters from a mapping of name -> array (anything with ``__array__``).
+
+        Every name, shape and dtype is checked before any parameter changes.
+
+        Raises
+        ------
+        ValueError
+            A name is missing or unknown, or a shape is wrong.
+        TypeError
+            An array has another dtype than the layer.
+        """
+        if not hasattr(state, "keys"):
+            raise TypeError(f"state must be a mapping of name -> array, not {type(state).__name__}")
+        missing = [name for name in self._shapes if name not in state]
+        unknown = [name for name in state.keys() if name not in self._shapes]
+        for words, names in (("lacks", missing), ("has unknown", unknown)):
+            if names:
+                raise ValueError(f"state {words} {listed(names)}")
+        arrays = {name: self._checked(name, state[name]) for name in self._shapes}
+        for name, array in arrays.items():
+            self._view(name)[...] = array
+        self._parameters.changed()
+
+    def _checked(self, name, value):
+        return as_input(value, name, self.dtype, self._shapes[name][1])
+
+    def __getattr__(self, name):
+        shapes = self.__dict__.get("_shapes", {})
+        if name not in shapes:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        view = self._view(name)
+        view.flags.writeable = False
+        return view
+
+    def __setattr__(self, name, value):
+        if name in self.__dict__.get("_shapes", ()):
+            array = self._checked(name, value)
+            self._view(name)[...] = array
+            self._parameters.changed()
+        else:
+            super().__setattr__(name, value)
+
+    def __dir__(self):
+        return [*super().__dir__(), *self._shapes]
+
+    def __getstate__(self):
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_packed", "_parameters", "_network")}
+        return state | {"values": self.parameters.copy(), "dtype": self.dtype.name}
+
+    def __setstate__(self, state):
+        values, dtype = state.pop("values"), state.pop("dtype")
+        self.__dict__.update(state)
+        self._finish(dtype, values)
+
+    # ---- running ----
+
+    def _weights(self):
+        """Packed weights, made anew when parameters have changed."""
+        packed, age = self._packed
+        if age != self._parameters.age():
+            flat = np.ascontiguousarray(self._parameters.fetch())
+            age = self._parameters.age()
+            packed = self._network.pack(flat)
+            self.__dict__["_packed"] = (packed, age)
+        return packed
+
+    def _stored(self, weights, flat=None):
+        """The network whose weights are stored in the format `weights`, and they (`flat`, or the newest), packed."""
+        if weights not in COMPACT:
+            return self._network, self._weights() if flat is None else self._network.pack(flat)
+        code, largest = COMPACT[weights]
+        if flat is None:
+            flat = np.ascontiguousarray(self._parameters.fetch())
+        for name, (at, shape) in self._shapes.items():
+            if len(shape) == 1 or "weight_peephole" in name:
+                continue
+            if weights == "int8" and shape[1] > MOST_INT8_SOURCES:
+                raise ValueError(f"{name} has {shape[1]} columns; int8 weights have at most {MOST_INT8_SOURCES}")
+            size = np.abs(flat[at : at + math.prod(shape)])
+            # a half can be infinite or NaN, an integer cannot
+            bad = (size > largest) & np.isfinite(size) if weights == "float16" else ~(size <= largest)
+            if bad.any():
+                raise ValueError(f"{name} does not fit into {weights} weights: an element is beyond {largest:.6g}")
+        network = _core.Network([spec | {"weights": code} for spec in self._specs], self.dtype)
+        return network, network.pack(flat)
+
+    def _state_views(self, flat, lanes):
+        """The state as users see it, as views of the engine's flat array: a list, one entry per recurrent layer."""
+        views, at = [], 0
+        for cells, hidden, gates in self._recurrent:
+            parts = []
+            for width in (hidden, hidden, gates):
+                parts.append(flat[at : at + cells * lanes * width].reshape(cells, lanes, width))
+                at += cells * lanes * width
+            h, c, a = parts
+            views.append(State((h, c), a) if gates else (h, c))
+        return views
+
+    def _wrap_state(self, views):
+        """A single layer's state is its entry itself."""
+        return views[0] if views else None
+
+    def _unwrap_state(self, state):
+        if not self._recurrent and state is not None:
+            raise ValueError("state must be None: this layer has no state")
+        return [state] if self._recurrent else []
+
+    def _fill_state(self, flat, lanes, state):
+        """Write a user's state into a flat array, after checking all of it."""
+        entries = self._unwrap_state(state)
+        if not isinstance(entries, (list, tuple)) or len(entries) != len(self._recurrent):
+            raise ValueError(f"state must be a list of {len(self._recurrent)} entries, one per recurrent layer")
+        pairs = []
+        for k, (entry, view) in enumerate(zip(entries, self._state_views(flat, lanes), strict=True)):
+            name = f"state[{k}]" if len(entries) > 1 else "state"
+            if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+                raise ValueError(f"{name} must be a pair (h, c)")
+            arrays = [*entry, getattr(entry, "gates", None)]
+            views = [*view, getattr(view, "gates", None)]
+            for part, array, to in zip("hca", arrays, views, strict=True):
+                if array is None or to is None:
+                    if part != "a":
+                        raise TypeError(f"{part} of {name} must be an array, not None")
+                    continue
+                if lanes == 1 and ndim_of(array) == 2:  # one sequence, as PyTorch's unbatched state
+                    array = np.asarray(array)[:, None, :]
+                pairs.append((to, as_input(array, f"{part} of {name}", self.dtype, to.shape)))
+        flat[:] = 0
+        for to, array in pairs:
+            to[...] = array
+
+    def __call__(self, x, state=None, lengths=None, reset=None):
+        """Run a sequence, a batch, or a list of sequences.
+
+        Parameters
+        ----------
+        x : array (T, B, I), (T, I), (B, T, I) with `batch_first`, or list of B arrays (T_b, I)
+            Of the layer's dtype.
+        state : optional
+            ``(h, c)`` of a recurrent layer, each (L*D, B, H); for a `Sequential` a list, one entry per
+            recurrent layer. Default: zeros.
+        lengths : (B,) integers, optional
+            Valid steps of each sequence, 1 to T. What lies beyond is never read.
+        reset : (T, B) booleans, optional
+            Where true, the state is zero before that step: an episode starts there. In a backward direction the
+            episodes are the same, read from their ends.
+
+        Returns
+        -------
+        y : array like x with O instead of I, or list of arrays (T_b, O)
+            Zero beyond a sequence's length.
+        state
+            After each sequence's last valid step, in the form that `state` takes; None for a layer without state.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument has the wrong shape, dtype or values; nothing has happened then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastlstm as fl
+        >>> y, (h, c) = fl.LSTM(3, 4, seed=0)(np.zeros((5, 2, 3), np.float32))
+        >>> y.shape, h.shape
+        ((5, 2, 4), (1, 2, 4))
+        """
+        if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
+            return self._call_ragged(x, state, lengths, reset)
+        x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
+        y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
+        self._network.forward(self._weights(), x, y, flat, lengths, reset, batch_first)
+        return (y[:, 0] if single else y), self._state_of(flat)
+
+    def _state_of(self, flat):
+        """What users see of the engine's flat state array."""
+        return self._wrap_state(
+            self._state_views(flat, len(flat) // self._network.n_state if self._network.n_state else 1)
+        )
+
+    def _batch(self, x, state, lengths, reset):
+        """Checked arguments of a call: x (T, B, I) or, with the fifth true, (B, T, I); was it a single sequence?"""
+        single = ndim_of(x) == 2
+        batch_first = self.batch_first and not single
+        if single:
+            x = as_input(x, "x", self.dtype, (-1, self._network.input_size))[:, None, :]
+        else:
+            x = as_input(x, "x", self.dtype, (-1, -1, self._network.input_size))
+        lanes, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+        if lengths is not None:
+            lengths = self._lengths(lengths, lanes, steps)
+        if reset is not None:
+            reset = as_anything(reset, "reset", "b")
+            if single and reset.shape == (steps,):
+                reset = reset[:, None]
+            reset = as_mask(reset, "reset", (steps, lanes))
+        flat = self._network.new_state(lanes)
+        if state is not None:
+            self._fill_state(flat, lanes, state)
+        return x, lengths, reset, flat, batch_first, single
+
+    def forward(self, x, state=None, lengths=None, reset=None):
+        """Run a sequence or a batch and keep what its gradient needs.
+
+        Parameters
+        ----------
+        x, state, lengths, reset
+            As in a call of the layer; x is an array (pad sequences of different lengths). It must not change before
+            `backward` has been called.
+
+        Returns
+        -------
+        y, state
+            As from a call: the same bits.
+        backward : callable
+            ``dx, dstate = backward(dy, dstate=None)`` adds the gradient of the parameters to `grad`: the full
+            gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
+            beyond the lengths), dstate that with respect to the returned state; dx and the returned dstate are those
+            of x and of the initial state. It can be called once; until then about 7 H numbers are kept for each step,
+            lane and layer.
+
+        Examples
+        --------
+        >>> import numpy as np, fastlstm as fl
+        >>> layer = fl.LSTM(2, 4, seed=0)
+        >>> x = np.ones((5, 3, 2), np.float32)
+        >>> y, state, backward = layer.forward(x)
+        >>> dx, dstate = backward(y)   # of half the sum of squares
+        >>> dx.shape, layer.grad.size
+        ((5, 3, 2), 128)
+        """
+        x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
+        y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
+        tape = _core.Tape(self._network, self._weights(), x, flat, lengths, reset, batch_first)
+        tape.forward(y, flat)
+
+        def backward(dy, dstate=None):
+            error = as_input(dy, "dy", self.dtype, (y.shape[0], y.shape[2]) if single else y.shape)
+            d_flat = np.zeros_like(flat)
+            if dstate is not None:
+                self._fill_state(d_flat, len(flat) // self._network.n_state, dstate)
+            dx = np.empty_like(x)
+            gradient = tape.backward(error.reshape(y.shape), dx, d_flat)
+            grad = self.grad
+            grad += gradient
+            return (dx[:, 0] if single else dx), self._state_of(d_flat)
+
+        return (y[:, 0] if single else y), self._state_of(flat), backward
+
+    def _call_ragged(self, sequences, state, lengths, reset):
+        """A list of sequences: they lie one after the other, without padding."""
+        if lengths is not None:
+            raise ValueError("lengths must be None when x is a list of sequences: they have their own")
+        arrays = [as_input(x, f"x[{b}]", self.dtype, (-1, self._network.input_size)) for b, x in enumerate(sequences)]
+        lengths = np.array([len(a) for a in arrays], np.int64)
+        ends = np.cumsum(lengths)
+        if reset is not None:
+            reset = as_mask(as_anything(reset, "reset", "b"), "reset", (int(lengths.max()), len(arrays)))
+        flat = self._network.new_state(len(arrays))
+        if state is not None:
+            self._fill_state(flat, len(arrays), state)
+        y = np.empty((ends[-1], self._network.output_size), self.dtype)
+        self._network.forward(self._weights(), np.concatenate(arrays), y, flat, lengths, reset, starts=ends - lengths)
+        return np.split(y, ends[:-1]), self._wrap_state(self._state_views(flat, len(arrays)))
+
+    @staticmethod
+    def _lengths(lengths, lanes, steps):
+        lengths = as_anything(lengths, "lengths", "iu")
+        if lengths.shape != (lanes,):
+            raise ValueError(f"lengths has shape {shown(lengths.shape)} and must have ({lanes},)")
+        if lengths.min() < 1 or lengths.max() > steps:
+            raise ValueError(f"lengths are from {lengths.min()} to {lengths.max()} and must be from 1 to {steps}")
+        return np.ascontiguousarray(lengths, np.int64)
+
+    def stream(self, lanes=1, weights="float32"):
+        """A running copy for step-by-step use; see `Stream`.
+
+        Parameters
+        ----------
+        lanes : int
+            Independent sequences that run side by side.
+        weights : "float32", "float16" or "int8"
+            How the copy stores its weights. Biases and peepholes are never rounded. A float64 layer keeps float64.
+
+            "float16": half the memory. Each weight is rounded to half precision, by at most 2**-11 of its size (2**-25
+            for weights below 2**-14), and all arithmetic is float32: the bits are those of a float32 stream with these
+            weights.
+
+            "int8": a quarter of the memory. A weight is an integer in [-127, 127] times a scale for its row, and the
+            inputs, h and gate activations of a step are quantised in the same way, each with a scale of its own. A net
+            input is then off by at most the sum over these kinds of sources of a |w|_1 + b (|s|_1 + K a), where a is
+            half a quantisation step of the K sources s (their largest / 254), b that of the row's weights w, and |.|_1
+            sums absolute values (docs/compact.md). Where a source is infinite or NaN, the lane's net inputs are NaN.
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        ValueError
+            The network is bidirectional, or float64 and `weights` compact, or a weight does not fit into the format.
+        """
+        if any(spec["reverse"] for spec in self._specs):
+            raise ValueError(
+                "a bidirectional layer cannot stream: its backward direction needs the end of the sequence"
+            )
+        native = self.dtype == np.float32
+        weights = as_choice(weights, "weights", ("float32", *COMPACT) if native else ("float32", "float64"))
+        return Stream(self, as_size(lanes, "lanes"), weights if native else "float64")
