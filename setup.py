@@ -53,7 +53,7 @@ PROBE = {
 CSRC = Path("src/fastlstm/csrc")
 INCLUDE_DIRS = ["include", str(CSRC), str(CSRC / "kernels")]
 # Without the headers in depends an edit to one would leave a stale module behind, silently.
-DEPENDS = ["setup.py", *map(str, Path("src/fastlstm").glob("*.pxi")), *map(str, [*Path("include").glob("*.h"), *CSRC.rglob("*.[ch]")])]
+DEPENDS = ["setup.py", *map(str, [*Path("include").glob("*.h"), *CSRC.parent.glob("*.pxi"), *CSRC.rglob("*.[ch]")])]
 
 
 class BuildExt(build_ext):
