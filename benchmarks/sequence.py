@@ -32,7 +32,7 @@ class Batch(Sequence):
 class AudioCell:
     """One second of audio through one LSTM and a linear output: one input, one sequence, 48,000 steps."""
 
-    params = [8, 16, 24, 32, 40]
+    params = [1, 8, 16, 24, 32, 40]
     param_names = ["H"]
 
     def setup(self, H):
