@@ -52,8 +52,8 @@ def test_activations_saturate_and_pass_nan(name):
 
 
 def test_unknown_activation():
-    with pytest.raises(ValueError, match="softsign"):
-        ref.activation("softsign", np.zeros(1))
+    with pytest.raises(ValueError, match="swish"):
+        ref.activation("swish", np.zeros(1))
 
 
 # Forward --------------------------------------------------------------------------------------------------------------

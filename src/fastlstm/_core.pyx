@@ -26,11 +26,15 @@ cdef extern from "fastlstm.h" nogil:
         FASTLSTM_TOO_LARGE
     ctypedef struct fastlstm_engine:
         pass
+    ctypedef struct fastlstm_activation:
+        int32_t kind
+        double alpha, beta
     ctypedef struct fastlstm_layer:
-        int32_t kind, gates, peepholes, gate_recurrence, reverse, gate_activation, input_activation, output_activation, weights
+        int32_t kind, gates, peepholes, gate_recurrence, reverse, reset_after, weights
+        fastlstm_activation gate_activation, input_activation, output_activation
         double clip
-        Py_ssize_t input_size, hidden_size, block_size
-        Py_ssize_t weight_ih, weight_hh, weight_gh, bias_ih, bias_hh, weight_peephole
+        Py_ssize_t input_size, hidden_size, block_size, proj_size
+        Py_ssize_t weight_ih, weight_hh, weight_gh, weight_hr, bias_ih, bias_hh, weight_peephole
         Py_ssize_t state_h, state_c, state_a
     ctypedef struct fastlstm_batch:
         Py_ssize_t steps, lanes
@@ -254,6 +258,16 @@ cdef class Parameters:
 
 # ---- Networks ------------------------------------------------------------------------------------------------------
 
+cdef fastlstm_activation activation_of(object constants) except *:
+    cdef fastlstm_activation a
+    a.kind, a.alpha, a.beta = constants
+    return a
+
+
+cdef Py_ssize_t width_of(const fastlstm_layer *l):
+    return l.proj_size if l.proj_size else l.hidden_size
+
+
 cdef class Network:
     """A checked array of `fastlstm_layer`, and the engine for its dtype."""
     cdef const fastlstm_engine *engine
@@ -273,14 +287,17 @@ cdef class Network:
         self.layers = <fastlstm_layer *>data(self.storage)
         for i, spec in enumerate(specs):
             l = &self.layers[i]
-            l.kind, l.gates, l.peepholes, l.gate_recurrence, l.reverse = (
-                spec["kind"], spec["gates"], spec["peepholes"], spec["gate_recurrence"], spec["reverse"])
-            l.gate_activation, l.input_activation, l.output_activation = (
-                spec["gate_activation"], spec["input_activation"], spec["output_activation"])
+            l.kind, l.gates, l.peepholes, l.gate_recurrence, l.reverse, l.reset_after = (
+                spec["kind"], spec["gates"], spec["peepholes"], spec["gate_recurrence"], spec["reverse"], spec["reset_after"])
+            l.gate_activation = activation_of(spec["gate_activation"])
+            l.input_activation = activation_of(spec["input_activation"])
+            l.output_activation = activation_of(spec["output_activation"])
             l.weights = spec.get("weights", 0)
             l.clip = INFINITY if spec["clip"] is None else spec["clip"]
-            l.input_size, l.hidden_size, l.block_size = spec["input_size"], spec["hidden_size"], spec["block_size"]
-            l.weight_ih, l.weight_hh, l.weight_gh = spec["weight_ih"], spec["weight_hh"], spec["weight_gh"]
+            l.input_size, l.hidden_size, l.block_size, l.proj_size = (
+                spec["input_size"], spec["hidden_size"], spec["block_size"], spec["proj_size"])
+            l.weight_ih, l.weight_hh, l.weight_gh, l.weight_hr = (
+                spec["weight_ih"], spec["weight_hh"], spec["weight_gh"], spec["weight_hr"])
             l.bias_ih, l.bias_hh, l.weight_peephole = spec["bias_ih"], spec["bias_hh"], spec["weight_peephole"]
             l.state_h, l.state_c, l.state_a = spec["state_h"], spec["state_c"], spec["state_a"]
         check(fastlstm_net_check(self.layers, self.n_layers))
@@ -289,7 +306,7 @@ cdef class Network:
         self.n_packed = fastlstm_packed_size(self.engine, self.layers, self.n_layers)
         self.input_size = self.layers[0].input_size
         l = &self.layers[self.n_layers - 1]
-        self.output_size = l.hidden_size + (self.layers[self.n_layers - 2].hidden_size if l.reverse else 0)
+        self.output_size = width_of(l) + (width_of(l - 1) if l.reverse else 0)
 
     def __reduce__(self):
         return Network, (self.specs, self.dtype)
