@@ -44,7 +44,9 @@ def as_activation(value, name):
     """A name, or a tuple of a name and its constants; returns it, and what the engine takes."""
     given = value if isinstance(value, tuple) and value else (value,)
     if not isinstance(given[0], str) or given[0] not in ACTIVATIONS:
-        raise ValueError(f"{name} is {shown(value)} and must be an activation that LSTM knows, such as 'tanh' or ('elu', 1)")
+        raise ValueError(
+            f"{name} is {shown(value)} and must be an activation that LSTM knows, such as 'tanh' or ('elu', 1)"
+        )
     kind, alpha, beta, most = ACTIVATIONS[given[0]]
     if len(given) - 1 > most:
         raise ValueError(f"{name} is {shown(value)}: {given[0]} has {most} constants")
@@ -148,8 +150,8 @@ class LSTM(Recurrent):
     input_activation, output_activation, gate_activation : str or tuple
         g, h and sigma: "sigmoid", "tanh", "identity", "relu", "g1997" (2 tanh(x/2)), "h1997" (tanh(x/2)), "softsign",
         "softplus", "selu"; and with constants, as a name or as (name, alpha, beta): "affine" (alpha x + beta),
-        "hard_sigmoid" (that, kept in [0, 1]), "scaled_tanh" (alpha tanh(beta x)), "leaky_relu", "thresholded_relu", "elu"
-        (alpha alone). The constants' meaning and defaults are those of ONNX.
+        "hard_sigmoid" (that, kept in [0, 1]), "scaled_tanh" (alpha tanh(beta x)), "leaky_relu", "thresholded_relu",
+        "elu" (alpha alone). The constants' meaning and defaults are those of ONNX.
     clip : float or None
         Cell states are kept within [-clip, clip].
     dtype : "float32" or "float64"
@@ -492,8 +494,8 @@ class Sequential(Layer):
     Parameters
     ----------
     *layers : Layer
-        `LSTM`, `LSTM1997`, `GRU`, `RNN`, `Linear`, or other `Sequential`; sizes and dtypes must fit. From now on the layers'
-        parameters are slices of the network's one flat array; a layer can be part of one network only.
+        `LSTM`, `LSTM1997`, `GRU`, `RNN`, `Linear`, or other `Sequential`; sizes and dtypes must fit. From now on the
+        layers' parameters are slices of the network's one flat array; a layer can be part of one network only.
 
     Notes
     -----
