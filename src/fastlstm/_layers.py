@@ -144,9 +144,9 @@ class LSTM(Recurrent):
         A second cell reads time backwards; outputs are (..., 2H), forward half first.
     dropout, recurrent_dropout, zoneout : float
         Noise of training, in [0, 1): it acts in `forward`, whose gradient it is part of, and not in a call.
-        `dropout`: of the outputs of each layer but the last, as in PyTorch. `recurrent_dropout`: of h where the next step
-        reads it, the same units in all steps of a call (Gal and Ghahramani 2016). `zoneout`: the probability that a
-        unit's h, and its c, stays as it was (Krueger et al. 2017), or a pair of both; a call takes the mean of both.
+        `dropout`: of the outputs of each layer but the last, as in PyTorch. `recurrent_dropout`: of h where the next
+        step reads it, the same units in all steps of a call (Gal and Ghahramani 2016). `zoneout`: the probability that
+        a unit's h, and its c, stays as it was (Krueger et al. 2017), or a pair of both; a call takes the mean of both.
     proj_size : int
         P > 0: h, which is what the layer gives out and reads again, is W_hr (P, H) times the cells' outputs, as in
         PyTorch (Sak et al. 2014); smaller than H. Where outputs or h are said to have H elements, they have P.
