@@ -105,10 +105,6 @@ static void check_backward(const task *k) {
     double *dy = memory_zeros(n_y), *dstate = memory_zeros(n_state);
     errors exact = {0};
     for (ptrdiff_t j = 0; j < n_y; j++) dy[j] = random_number(0);
-    for (ptrdiff_t t = 0; k->lengths && t < k->T; t++) /* where there are no outputs */
-        for (ptrdiff_t j = t * n_y / k->T, b = 0; b < k->B; b++)
-            for (ptrdiff_t o = 0; o < width_out(&k->m); o++, j++)
-                if (t >= k->lengths[b]) dy[j] = 0;
     for (ptrdiff_t j = 0; j < n_state; j++) dstate[j] = k->state[j] == k->state[j] ? random_number(0) : NAN;
     cases++;
     for (int bits = 64; bits >= 32; bits -= 32) {
