@@ -108,11 +108,13 @@ static inline ptrdiff_t width_out(const net *m) {
     return outputs(last) + (last->reverse ? outputs(last - 1) : 0);
 }
 
+static inline int noisy(const fastlstm_layer *l) { return l->dropout > 0 || l->recurrent_dropout > 0 || l->zoneout_h > 0 || l->zoneout_c > 0; }
+
 /* Whether threads may share the units: what a step reads of others is h alone. */
 static inline int divides(const net *m) {
     int good = 1;
     for (ptrdiff_t d = 0; d < m->n; d++)
-        good &= !m->l[d].gate_recurrence && !m->l[d].proj_size && (m->l[d].kind != FASTLSTM_GRU || m->l[d].reset_after);
+        good &= !m->l[d].gate_recurrence && !m->l[d].proj_size && (m->l[d].kind != FASTLSTM_GRU || m->l[d].reset_after) && !noisy(m->l + d);
     return good;
 }
 

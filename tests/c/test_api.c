@@ -126,7 +126,7 @@ static net net_u(ptrdiff_t forth, ptrdiff_t back) {
 static int traced(const net *m) {
     int good = 1;
     for (ptrdiff_t d = 0; d < m->n; d++)
-        good &= m->l[d].kind != FASTLSTM_GRU && m->l[d].kind != FASTLSTM_RNN && !m->l[d].proj_size && !m->l[d].reverse;
+        good &= m->l[d].kind != FASTLSTM_GRU && m->l[d].kind != FASTLSTM_RNN && !m->l[d].proj_size && !m->l[d].reverse && !noisy(m->l + d);
     return good;
 }
 
@@ -161,13 +161,13 @@ static void refuse_net(const kit *k, const fastlstm_layer *l, ptrdiff_t n, fastl
 }
 
 /* Fields by type. Of activations the kinds, then the constants. */
-enum { KIND, GATES, FLAGS, ACTIVATION = FLAGS + 4, SWITCHES = ACTIVATION + 3, DOUBLES = SWITCHES, CLIP = DOUBLES, SIZES = CLIP + 7,
+enum { KIND, GATES, FLAGS, ACTIVATION = FLAGS + 4, STREAM = ACTIVATION + 3, SWITCHES, CLIP = SWITCHES, RATES = CLIP + 7, SIZES = RATES + 4,
        PROJ = SIZES + 3, OFFSETS, STATES = OFFSETS + 7, FIELDS = STATES + 3 };
 #define AT(name) offsetof(fastlstm_layer, name)
 static const size_t field[FIELDS] = {
     AT(kind), AT(gates), AT(peepholes), AT(gate_recurrence), AT(reverse), AT(reset_after), AT(gate_activation.kind), AT(input_activation.kind),
-    AT(output_activation.kind), AT(clip), AT(gate_activation.alpha), AT(gate_activation.beta), AT(input_activation.alpha),
-    AT(input_activation.beta), AT(output_activation.alpha), AT(output_activation.beta), AT(input_size), AT(hidden_size), AT(block_size),
+    AT(output_activation.kind), AT(stream), AT(clip), AT(gate_activation.alpha), AT(gate_activation.beta), AT(input_activation.alpha),
+    AT(input_activation.beta), AT(output_activation.alpha), AT(output_activation.beta), AT(dropout), AT(recurrent_dropout), AT(zoneout_h), AT(zoneout_c), AT(input_size), AT(hidden_size), AT(block_size),
     AT(proj_size), AT(weight_ih), AT(weight_hh), AT(weight_gh), AT(weight_hr), AT(bias_ih), AT(bias_hh), AT(weight_peephole), AT(state_h),
     AT(state_c), AT(state_a)};
 
@@ -232,9 +232,17 @@ static void change_all(const kit *k) {
         }
         if (was.kind != FASTLSTM_GRU) change(k, d, AT(reset_after), 0, 1, bad);
         else change(k, d, AT(reset_after), 0, !was.reset_after, FASTLSTM_OK);
-        for (int j = ACTIVATION; j < SWITCHES; j++)
+        for (int j = ACTIVATION; j < STREAM; j++)
             for (int32_t v = 0; v < 4; v++) change(k, d, field[j], 0, v < 2 ? -1 - v : v < 3 ? ACTIVATIONS : INT32_MIN, bad);
         change_activations(k, d);
+        for (int j = RATES; j < SIZES; j++) {
+            const double rates[] = {NAN, -1e-300, 1, INFINITY, -INFINITY, 1e300, 0.5};
+            const int may = j == RATES || (recurrent && (j < RATES + 3 || lstm));
+            for (int v = 0; v < 7 - may; v++) change(k, d, field[j], rates[v], 0, bad);
+            if (may) change(k, d, field[j], 0.5, 0, FASTLSTM_OK);
+        }
+        change(k, d, AT(stream), 0, -1, bad);
+        change(k, d, AT(stream), 0, INT32_MAX, FASTLSTM_OK);
         for (int j = 0; j < 9; j++) change(k, d, field[SIZES + j / 3], 0, below[j % 3], bad);
         for (int j = 1; j < 3; j++) change(k, d, AT(proj_size), 0, below[j], bad);
         change(k, d, AT(proj_size), 0, was.proj_size ? 0 : 1, bad);
@@ -407,6 +415,11 @@ static void learner_tests(const fastlstm_engine *e) {
     *m = k.pupil;
 #define LEARNER(name, value, want) \
     (snprintf(check_case, sizeof check_case, "learner: " #name " = " #value), m->name = (value), refuse_learner(&k, want), *m = k.pupil)
+    for (int j = RATES; j < SIZES; j++) { /* noise */
+        *double_field(k.l + 1, j) = 0.5;
+        refuse_learner(&k, bad_layer);
+        *double_field(k.l + 1, j) = 0;
+    }
     LEARNER(engine, NULL, wrong), LEARNER(layers, NULL, wrong), LEARNER(weights, NULL, wrong);
     LEARNER(traces, NULL, wrong), LEARNER(state, NULL, wrong), LEARNER(scratch, NULL, wrong);
     for (int j = 0; j < 3; j++) {
@@ -561,6 +574,9 @@ static int contradicts(const fastlstm_layer *l, double *gates, double *rows, dou
         if (j == KIND ? l->kind < 0 || l->kind > 3 : j == GATES ? lstm && (l->gates < 0 || l->gates > 15) : *switch_field(l, j) < 0 || *switch_field(l, j) > 1)
             return 1;
     if (unsuitable(&l->gate_activation) || unsuitable(&l->input_activation) || unsuitable(&l->output_activation)) return 1;
+    for (int j = RATES; j < SIZES; j++)
+        if (!(*double_field(l, j) >= 0 && *double_field(l, j) < (j > RATES + (lstm ? 3 : l->kind == FASTLSTM_LINEAR ? 0 : 2) ? 1e-320 : 1))) return 1;
+    if (l->stream < 0) return 1;
     for (int j = SIZES; j < PROJ; j++)
         if (*size_field(l, j) < 1) return 1;
     for (int j = OFFSETS; j < STATES; j++)

@@ -1,6 +1,6 @@
-/* Backpropagation through time of every kind of layer: the engine's gradient against differences of its own forward passes
-   in double, its bits on every number of threads, in memory of exactly the sizes told. Errors of the outputs are sums over units,
-   packed as registers are wide: instruction sets agree within rounding. */
+/* Backpropagation through time of every kind of layer, with and without noise: the engine's gradient against differences of
+   its own forward passes in double, its bits on every number of threads, in memory of exactly the sizes told. Errors of
+   the outputs are sums over units, packed as registers are wide: instruction sets agree within rounding. */
 #include "reference.h"
 
 /* What a call takes and gives, of one engine. L = sum dy y + sum dstate state(T). */
@@ -18,7 +18,14 @@ static fastlstm_batch batch_of(const tape_case *c, const void *x, void *y, void 
     const task *k = c->k;
     const ptrdiff_t I = width_in(&k->m), O = width_out(&k->m);
     return (fastlstm_batch){.steps = k->T, .lanes = k->B, .x = x, .x_step = k->B * I, .x_lane = I, .y = y, .y_step = k->B * O, .y_lane = O,
-                            .lengths = k->lengths, .reset = k->reset, .state = state};
+                            .lengths = k->lengths, .reset = k->reset, .state = state, .seed = 1997};
+}
+
+static int any_noise(const net *m) {
+    int any = 0;
+    for (ptrdiff_t d = 0; d < m->n; d++)
+        any |= noisy(m->l + d);
+    return any;
 }
 
 static void *copy_of(const tape_case *c, const void *a, ptrdiff_t n) {
@@ -40,7 +47,7 @@ static errors differentiate(const tape_case *c, int threads) {
     CHECK(CALL(fastlstm_training_forward(c->e, m->l, m->n, c->packed, &batch, tape, scratch, threads, NULL, NULL)) == FASTLSTM_OK);
     CHECK(CALL(fastlstm_forward(c->e, m->l, m->n, c->packed, &other, real_new(bits, fastlstm_forward_scratch_size(c->e, m->l, m->n, k->T, k->B)),
                                 NULL, NULL)) == FASTLSTM_OK);
-    CHECK(memcmp(y, plain, (size_t)(n_y * bits / 8)) == 0 && memcmp(state, plain_state, (size_t)(n_state * bits / 8)) == 0);
+    CHECK(any_noise(m) || (memcmp(y, plain, (size_t)(n_y * bits / 8)) == 0 && memcmp(state, plain_state, (size_t)(n_state * bits / 8)) == 0));
     memset(scratch, 0xff, (size_t)(fastlstm_training_scratch_size(c->e, m->l, m->n, k->T, k->B, threads) * bits / 8));
     CHECK(CALL(fastlstm_backward(c->e, m->l, m->n, c->packed, &batch, c->state, tape, c->dy, r.dx, r.dstate, gradient, scratch, threads, NULL,
                                  NULL)) == FASTLSTM_OK);
@@ -61,7 +68,8 @@ static double loss_of(const tape_case *c, const double *w, const double *x, cons
     fastlstm_batch batch = batch_of(c, x, y, after);
     void *packed = real_new(64, fastlstm_packed_size(c->e, m->l, m->n));
     CHECK(fastlstm_pack(c->e, m->l, m->n, w, packed) == FASTLSTM_OK);
-    CHECK(fastlstm_forward(c->e, m->l, m->n, packed, &batch, real_new(64, fastlstm_forward_scratch_size(c->e, m->l, m->n, k->T, k->B)), NULL, NULL) == FASTLSTM_OK);
+    CHECK(fastlstm_training_forward(c->e, m->l, m->n, packed, &batch, real_new(64, fastlstm_tape_size(c->e, m->l, m->n, k->T, k->B)),
+                                    real_new(64, fastlstm_training_scratch_size(c->e, m->l, m->n, k->T, k->B, 1)), 1, NULL, NULL) == FASTLSTM_OK);
     for (ptrdiff_t j = 0; j < n_y; j++)
         sum += ((const double *)c->dy)[j] * y[j];
     for (ptrdiff_t j = 0; j < n_state; j++)
@@ -146,6 +154,14 @@ int main(void) {
         }
         if (n % 5 == 2) add(&k.m, another(n / 5, width_out(&k.m), 6), 1);
         if (n % 3 == 0) add(&k.m, linear(width_out(&k.m), 1 + n % 18, (int)n / 3 % ACTIVATIONS), (int)n % 2);
+        for (ptrdiff_t d = 0; d < k.m.n && n % 7 > 4; d++) {
+            fastlstm_layer *noise = k.m.l + d;
+            noise->stream = (int32_t)(d - noise->reverse);
+            noise->dropout = n % 2 * 0.25;
+            noise->recurrent_dropout = noise->kind == FASTLSTM_LINEAR ? 0 : n / 2 % 2 * 0.5;
+            noise->zoneout_h = noise->kind == FASTLSTM_LINEAR ? 0 : n / 4 % 2 * 0.375;
+            noise->zoneout_c = noise->kind == FASTLSTM_LSTM ? n % 3 * 0.25 : 0;
+        }
         fill_task(&k, T, lanes[n % COUNT(lanes)], n % 3 == 1, n % 2);
         check_backward(&k);
         memory_release(begin);
