@@ -78,11 +78,11 @@ cdef class Tape:
         if self.tape is None:
             raise RuntimeError("backward was called before: a forward call has one gradient")
         held, self.tape = self.tape, None  # it is consumed, whatever comes
-        scratch, packed_gradient, gradient = self.scratch(), empty(n.n_packed, n.dtype), np.empty(n.n_params, n.dtype)
+        scratch, gradient = self.scratch(), empty(n.n_params, n.dtype)
         cdef void *weights = data(self.packed)
         cdef void *before = data(self.before)
         cdef void *tape = data(held)
-        cdef void *out = data(packed_gradient)
+        cdef void *out = data(gradient)
         cdef void *work = data(scratch)
         cdef void *error = data(dy)
         cdef void *inputs = data(dx)
@@ -93,5 +93,4 @@ cdef class Tape:
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
-        n.unpack(packed_gradient, gradient)
         return gradient

@@ -215,52 +215,125 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
     return stop;
 }
 
-/* sum_{r < count} s[r][from + j] d[r][n], R sources by N row-vectors, added to w: one chain each from zero, like fl_chain. */
-FL_INLINE void fl_outer(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, const REAL *d, ptrdiff_t count, int R, int N) {
+/* VW columns of the gradient of a parameter matrix, or the last `n` of it: sources [from, from + n) of one kind. */
+typedef struct fl_column {
+    REAL *w;             /* in the first row */
+    ptrdiff_t stride, n; /* between rows */
+    ptrdiff_t kind, from;
+} fl_column;
+
+typedef char fl_column_fits[sizeof(fl_column) <= FL_COLUMN_BYTES ? 1 : -1];
+
+/* w[row[j]][n] (+)= sum_{r < count} d[r][j] s[r][n] for R rows and N columns: one chain each from zero, like fl_chain.
+   s: (count, N, VW), d: (count, stride). */
+FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s, const REAL *d, ptrdiff_t stride, ptrdiff_t count, int add,
+                        int R, int N) {
+    static const REAL zeros[VW];
     V acc[FL_ROWS * FL_TILE];
+    ptrdiff_t shortest = VW;
     FL_UNROLL
     for (int j = 0; j < R * N; j++)
         acc[j] = v_zero();
-    for (ptrdiff_t r = 0; r < count; r++, d += stride) {
-        const REAL *x = s[r] + from;
-        V e[FL_TILE];
+    FL_UNROLL
+    for (int n = 0; n < N; n++) {
+        if (w[n].n < shortest) shortest = w[n].n;
+        FL_UNROLL
+        for (int j = 0; j < R; j++)
+            v_prefetch(w[n].w + row[j] * w[n].stride);
+    }
+    for (ptrdiff_t r = 0; r < count; r++, d += stride, s += N * VW) {
+        V x[FL_TILE];
         FL_UNROLL
         for (int n = 0; n < N; n++)
-            e[n] = v_load(d + n * VW);
+            x[n] = v_load(s + n * VW);
         FL_UNROLL
         for (int j = 0; j < R; j++) {
-            const V xj = v_bcast(x + j);
+            const V e = v_bcast(d + j);
             FL_UNROLL
             for (int n = 0; n < N; n++)
-                acc[j * N + n] = v_fma(xj, e[n], acc[j * N + n]);
+                acc[j * N + n] = v_fma(e, x[n], acc[j * N + n]);
         }
     }
-    FL_UNROLL
-    for (int j = 0; j < R; j++) {
+    if (shortest == VW) {
         FL_UNROLL
-        for (int n = 0; n < N; n++)
-            v_store(w + j * stride + n * VW, v_add(v_load(w + j * stride + n * VW), acc[j * N + n]));
+        for (int n = 0; n < N; n++) {
+            FL_UNROLL
+            for (int j = 0; j < R; j++) {
+                REAL *to = w[n].w + row[j] * w[n].stride;
+                v_store(to, v_add(v_load(add ? to : zeros), acc[j * N + n]));
+            }
+        }
+        return;
+    }
+    REAL sum[FL_ROWS * FL_TILE * VW];
+    FL_UNROLL
+    for (int j = 0; j < R * N; j++)
+        v_store(sum + j * VW, acc[j]);
+    for (int j = 0; j < R; j++)
+        for (int n = 0; n < N; n++) {
+            REAL *to = w[n].w + row[j] * w[n].stride;
+            const V before = add ? fl_load_units(to, 1, w[n].n) : v_zero();
+            fl_store_units(to, v_add(before, v_load(sum + (j * N + n) * VW)), 1, w[n].n);
+        }
+}
+
+/* The same for any number of rows, in tiles of about equal height. */
+FL_INLINE void fl_outer_rows(const fl_column *w, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d, ptrdiff_t stride,
+                             ptrdiff_t count, int add, int N) {
+    for (ptrdiff_t tiles = (rows + FL_ROWS - 1) / FL_ROWS, R; tiles > 0; tiles--, row += R, rows -= R, d += R) {
+        R = (rows + tiles - 1) / tiles;
+        switch (R) {
+#if FL_ROWS > 3
+        case 6: fl_outer(w, row, s, d, stride, count, add, 6, N); break;
+        case 5: fl_outer(w, row, s, d, stride, count, add, 5, N); break;
+        case 4: fl_outer(w, row, s, d, stride, count, add, 4, N); break;
+#endif
+        case 3: fl_outer(w, row, s, d, stride, count, add, 3, N); break;
+        case 2: fl_outer(w, row, s, d, stride, count, add, 2, N); break;
+        default: fl_outer(w, row, s, d, stride, count, add, 1, N);
+        }
     }
 }
 
-FL_INLINE void fl_outer_tiles(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t count, int N) {
-    ptrdiff_t k = 0;
-    for (; k + FL_ROWS <= sources; k += FL_ROWS)
-        fl_outer(w + k * stride, stride, s, k, d, count, FL_ROWS, N);
-    for (; k < sources; k++)
-        fl_outer(w + k * stride, stride, s, k, d, count, 1, N);
+FL_NOINLINE void fl_outer_columns(const fl_column *w, ptrdiff_t N, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d,
+                                  ptrdiff_t stride, ptrdiff_t count, int add) {
+    switch (N) {
+    case 4: fl_outer_rows(w, row, rows, s, d, stride, count, add, 4); break;
+    case 3: fl_outer_rows(w, row, rows, s, d, stride, count, add, 3); break;
+    case 2: fl_outer_rows(w, row, rows, s, d, stride, count, add, 2); break;
+    default: fl_outer_rows(w, row, rows, s, d, stride, count, add, 1);
+    }
 }
 
-/* One kind of sources of a group, over a block of rows. */
-FL_NOINLINE void fl_outer_sources(REAL *w, ptrdiff_t G, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t count) {
-    switch (G) {
-    case 4: fl_outer_tiles(w, 4 * VW, s, sources, d, count, 4); break;
-    case 3: fl_outer_tiles(w, 3 * VW, s, sources, d, count, 3); break;
-    case 2: fl_outer_tiles(w, 2 * VW, s, sources, d, count, 2); break;
-    case 1: fl_outer_tiles(w, VW, s, sources, d, count, 1); break;
-    default:
-        for (ptrdiff_t n = 0; n < G; n++)
-            fl_outer_tiles(w + n * VW, G * VW, s, sources, d + n * VW, count, 1);
+/* sum[n] = sum_{r < count} d[r][n] for N row-vectors, in one chain each. */
+FL_INLINE void fl_sum_rows(REAL *sum, const REAL *d, ptrdiff_t stride, ptrdiff_t count, int N) {
+    V acc[FL_TILE];
+    FL_UNROLL
+    for (int n = 0; n < N; n++)
+        acc[n] = v_zero();
+    for (ptrdiff_t r = 0; r < count; r++, d += stride) {
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            acc[n] = v_add(acc[n], v_load(d + n * VW));
+    }
+    FL_UNROLL
+    for (int n = 0; n < N; n++)
+        v_store(sum + n * VW, acc[n]);
+}
+
+/* The errors of a group over a block of rows, summed up: the gradient of the biases, of both the same. */
+static void fl_back_biases(const fl_back *b, const fl_geometry *q, const ptrdiff_t *row, const REAL *d, ptrdiff_t count, int add, REAL *sum) {
+    const ptrdiff_t at[2] = {b->l->bias_ih, b->l->bias_hh}, stride = q->G * VW;
+    ptrdiff_t n = 0;
+    if (!q->biases) return;
+    for (; n + FL_TILE <= q->G; n += FL_TILE)
+        fl_sum_rows(sum + n * VW, d + n * VW, stride, count, FL_TILE);
+    for (; n < q->G; n++)
+        fl_sum_rows(sum + n * VW, d + n * VW, stride, count, 1);
+    for (int bias = 0; bias < q->biases; bias++) {
+        REAL *w = (REAL *)b->gradient + at[bias];
+        for (ptrdiff_t j = 0; j < stride; j++)
+            if (row[j] >= 0) w[row[j]] = (add ? w[row[j]] : 0) + sum[j];
     }
 }
 
@@ -278,39 +351,54 @@ static void fl_back_peepholes(const fl_cell *cell, ptrdiff_t group, const REAL *
         d += VW;
     }
 }
-
 static int fl_back_weights(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
     const fl_geometry *q = &v->cell.q;
-    const ptrdiff_t B = b->batch->lanes, stride = q->G * VW;
-    const int recurrent = b->l->kind != FASTLSTM_LINEAR;
-    const REAL *x[FL_BLOCK], *h[FL_BLOCK], *a[FL_BLOCK], *ones[FL_BLOCK];
-    const REAL one = 1;
-    REAL *d = (REAL *)(v->own + b->plan.block);
+    const ptrdiff_t B = b->batch->lanes, stride = q->G * VW, first = q->groups * part / parts, end = q->groups * (part + 1) / parts;
+    const ptrdiff_t P = b->l->peepholes ? 3 * q->S * VW : 0, matrix[FL_KINDS] = {b->l->weight_ih, b->l->weight_hh, b->l->weight_gh};
+    ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows), C = 0; /* of the parameters, (groups, G, VW); columns */
+    fl_column *column = (fl_column *)(v->own + b->plan.columns);
+    REAL *peep = (REAL *)((char *)b->scratch + b->plan.peepholes);
+    REAL *d = (REAL *)(v->own + b->plan.block), *sources = (REAL *)(v->own + b->plan.sources), *sum = (REAL *)(v->own + b->plan.bias);
     int stop = 0;
-    for (ptrdiff_t j = 0; j < FL_BLOCK; j++)
-        ones[j] = &one;
+    if (first == end) return 0;
+    for (int kind = 0; kind < FL_KINDS; kind++)
+        for (ptrdiff_t k = 0, width = fl_sources(q, kind); k < width; k += VW)
+            column[C++] = (fl_column){(REAL *)b->gradient + matrix[kind] + k, width, width - k < VW ? width - k : VW, kind, k};
+    for (ptrdiff_t group = first; group < end; group++)
+        for (ptrdiff_t n = 0; n < q->G; n++)
+            for (ptrdiff_t lane = 0; lane < VW; lane++)
+                row[group * stride + n * VW + lane] = fl_param_row(b->l, q, group, lane, n);
+    fl_zero(peep + first * P, (end - first) * P);
     for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
         const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const ptrdiff_t t = b->rows[at + j] / B, lane = b->rows[at + j] % B;
-            x[j] = (const REAL *)b->x + t * b->x_step + lane * b->x_lane;
-            if (recurrent) h[j] = fl_back_source(b, q, t, lane, 0);
-            if (q->A) a[j] = fl_back_source(b, q, t, lane, 1);
+        for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
+            const ptrdiff_t t = b->rows[at + r] / B, lane = b->rows[at + r] % B;
+            const REAL *s[FL_KINDS] = {(const REAL *)b->x + t * b->x_step + lane * b->x_lane, NULL, NULL};
+            if (fl_sources(q, FL_H)) s[FL_H] = fl_back_source(b, q, t, lane, 0);
+            if (q->A) s[FL_A] = fl_back_source(b, q, t, lane, 1);
+            for (ptrdiff_t c = 0; c < C; c += FL_TILE) {
+                const ptrdiff_t N = C - c < FL_TILE ? C - c : FL_TILE;
+                REAL *to = sources + (c * FL_BLOCK + r * N) * VW;
+                for (ptrdiff_t j = 0; j < N; j++)
+                    v_store(to + j * VW, fl_load_units(s[column[c + j].kind] + column[c + j].from, 1, column[c + j].n));
+            }
         }
-        for (ptrdiff_t group = q->groups * part / parts; group < q->groups * (part + 1) / parts && !stop; group++) {
-            REAL *w = (REAL *)b->gradient + group * q->panel;
-            for (ptrdiff_t j = 0; j < n; j++)
-                fl_copy(d + j * stride, fl_back_errors(b, q, b->rows[at + j]) + group * stride, stride);
-            for (ptrdiff_t k = 0; k < q->biases; k++, w += stride) /* each gets the same gradient */
-                fl_outer_sources(w, q->G, ones, 1, d, n);
-            fl_outer_sources(w, q->G, x, q->I, d, n);
-            if (recurrent) fl_outer_sources(w + q->I * stride, q->G, h, q->H, d, n);
-            if (q->A) fl_outer_sources(w + (q->I + q->H) * stride, q->G, a, q->A, d, n);
-            for (ptrdiff_t j = 0; b->l->peepholes && j < n; j++)
-                fl_back_peepholes(&v->cell, group, fl_back_errors(b, q, b->rows[at + j]), (REAL *)b->gradient + q->peephole + group * 3 * q->S * VW);
+        for (ptrdiff_t group = first; group < end && !stop; group++) {
+            /* Errors of all row-vectors lie side by side, but for padding between them. */
+            const ptrdiff_t lanes = q->J - group * VW, run = lanes < VW ? lanes : stride, *w = row + group * stride;
+            for (ptrdiff_t r = 0; r < n; r++)
+                fl_copy(d + r * stride, fl_back_errors(b, q, b->rows[at + r]) + group * stride, stride);
+            fl_back_biases(b, q, w, d, n, at > 0, sum);
+            for (ptrdiff_t c = 0; c < C; c += FL_TILE)
+                for (ptrdiff_t j = 0; j < stride; j += lanes < VW ? VW : stride)
+                    fl_outer_columns(column + c, C - c < FL_TILE ? C - c : FL_TILE, w + j, run, sources + c * FL_BLOCK * VW, d + j, stride, n,
+                                     at > 0);
+            for (ptrdiff_t r = 0; P && r < n; r++)
+                fl_back_peepholes(&v->cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);
         }
     }
+    if (P) fl_copy_peepholes(b->l, q, (REAL *)b->gradient, peep, first, end, 1);
     return stop;
 }
 

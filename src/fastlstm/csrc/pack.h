@@ -51,9 +51,11 @@ static ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *
 
 #include "compact_pack.h"
 
-/* A layer's peephole weights, which are floats in every format. */
-static void fl_copy_peepholes(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *w, int back) {
-    for (ptrdiff_t group = 0; group < (l->peepholes ? q->groups : 0); group++)
+/* The peephole weights of groups [first, end), which are floats in every format; w: those of all groups. */
+static void fl_copy_peepholes(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *w, ptrdiff_t first, ptrdiff_t end, int back) {
+    if (!l->peepholes) return;
+    w += first * 3 * q->S * VW;
+    for (ptrdiff_t group = first; group < end; group++)
         for (ptrdiff_t gate = 0; gate < 3; gate++)
             for (ptrdiff_t v = 0; v < q->S; v++)
                 for (ptrdiff_t lane = 0; lane < VW; lane++, w++) {
@@ -79,7 +81,7 @@ FL_NOINLINE void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers
             fl_copy_sources(l, &q, group, params, w, back, l->weight_hh, k + q.I, q.H);
             fl_copy_sources(l, &q, group, params, w, back, l->weight_gh, k + q.I + q.H, q.A);
         }
-        fl_copy_peepholes(l, &q, params, packed + q.peephole, back);
+        fl_copy_peepholes(l, &q, params, packed + q.peephole, 0, q.groups, back);
         packed += q.packed;
     }
 }

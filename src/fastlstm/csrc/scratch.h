@@ -12,11 +12,12 @@
 /* The same, at most, of lanes that take a step together: some tens of milliseconds. */
 #define FL_STEP_WORK 1000000000
 
-/* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
+/* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h, backward.h; checked there). */
 #define FL_RUNNER_BYTES 384
 #define FL_CELL_BYTES 384
 #define FL_LEARN_LAYER_BYTES 512
 #define FL_LEARN_WORK_BYTES 128
+#define FL_COLUMN_BYTES 40
 
 /* What every prepared scratch starts with. */
 typedef struct fl_runner_head {
@@ -129,14 +130,19 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
 }
 
 /* Of the backward pass of one layer and direction: what threads share, and what each has, `lanes` at most. */
-static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, int threads, ptrdiff_t vw, ptrdiff_t real) {
+static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t vw, ptrdiff_t real) {
     fl_back_plan p = {0};
     const fl_geometry q = fl_layer_geometry(l, vw);
     const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), R = q.groups * q.G * vw, rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
     const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR;
+    ptrdiff_t columns = 0;
+    for (int kind = 0; kind < FL_KINDS; kind++)
+        columns += (fl_sources(&q, kind) + vw - 1) / vw;
     p.by_h = fl_take(&p.own, recurrent * (q.H + q.A + vw - 1) / vw * vw * R * real);
     p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * R * real);
     p.zeros = fl_take(&p.own, (q.H > q.A ? q.H : q.A) * real);
+    p.net_rows = fl_take(&p.own, R * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.peepholes = fl_take(&p.own, l->peepholes * q.groups * 3 * q.S * vw * real);
     p.lane = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.d = fl_take(&p.each, lanes * pointer);
@@ -146,7 +152,9 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.net = fl_take(&p.each, FL_TILE * rows * vw * real);
     p.sum = fl_take(&p.each, l->reverse * FL_ROWS_AHEAD * q.I * real);
     p.block = fl_take(&p.each, FL_BLOCK * q.G * vw * real);
-    p.size = p.own + p.each * threads;
+    p.bias = fl_take(&p.each, q.G * vw * real);
+    p.columns = fl_take(&p.each, columns * FL_COLUMN_BYTES);
+    p.sources = fl_take(&p.each, FL_BLOCK * columns * vw * real);
     return p;
 }
 
