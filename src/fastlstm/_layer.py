@@ -147,6 +147,8 @@ class Layer:
         if age != self._parameters.age():
             flat = np.ascontiguousarray(self._parameters.fetch())
             age = self._parameters.age()
+            packed = None  # nobody else's: its memory can be used again
+            self.__dict__["_packed"] = (None, -1)
             packed = self._network.pack(flat)
             self.__dict__["_packed"] = (packed, age)
         return packed
@@ -176,11 +178,10 @@ class Layer:
         views, at = [], 0
         for cells, hidden, gates in self._recurrent:
             parts = []
-            for width in (hidden, hidden, gates):
+            for width in (hidden, hidden, gates) if gates else (hidden, hidden):
                 parts.append(flat[at : at + cells * lanes * width].reshape(cells, lanes, width))
                 at += cells * lanes * width
-            h, c, a = parts
-            views.append(State((h, c), a) if gates else (h, c))
+            views.append(State(parts[:2], parts[2]) if gates else tuple(parts))
         return views
 
     def _wrap_state(self, views):

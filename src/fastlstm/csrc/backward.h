@@ -70,29 +70,43 @@ FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL
     }
 }
 
-/* Output groups [from, to) of the transposed weights of `count` sources that begin at source k0: (group, R, VW), with
-   the R = groups * G * VW row-vector elements of a step's errors as their sources. */
+/* The errors of a step as sources of products: (G, J rounded up to FL_W), in an order that no register width shapes, so that
+   sums over them are the same on every instruction set. Zero in the padding. */
+static ptrdiff_t fl_error_blocks(const fl_geometry *q) { return (q->J + FL_W - 1) / FL_W * FL_W; }
+
+static void fl_gather_errors(const fl_geometry *q, const REAL *d, REAL *to) {
+    const ptrdiff_t J = fl_error_blocks(q);
+    for (ptrdiff_t n = 0; n < q->G; n++, to += J) {
+        for (ptrdiff_t group = 0; group < q->groups; group++)
+            v_store(to + group * VW, v_load(d + (group * q->G + n) * VW));
+        fl_zero(to + q->groups * VW, J - q->groups * VW);
+    }
+}
+
+/* Output groups [from, to) of the transposed weights of `count` sources that begin at source k0: (group, R, VW), with the R
+   errors of a step as their sources. */
 static void fl_transpose(const fl_cell *cell, ptrdiff_t k0, ptrdiff_t count, ptrdiff_t from, ptrdiff_t to, REAL *out) {
     const fl_geometry *q = &cell->q;
-    const ptrdiff_t stride = q->G * VW, R = q->groups * stride;
+    const ptrdiff_t stride = q->G * VW, J = fl_error_blocks(q);
     for (ptrdiff_t g = from; g < to; g++)
-        for (ptrdiff_t group = 0; group < q->groups; group++)
-            for (ptrdiff_t n = 0; n < stride; n += VW) {
-                REAL *t = out + (g * R + group * stride + n) * VW;
-                for (ptrdiff_t lane = 0; lane < VW; lane++) {
-                    const ptrdiff_t k = g * VW + lane;
-                    const REAL *w = cell->w + group * q->panel + (k0 + k) * stride + n;
-                    for (ptrdiff_t j = 0; j < VW; j++)
-                        t[j * VW + lane] = k < count ? w[j] : 0;
-                }
+        for (ptrdiff_t n = 0; n < q->G; n++) {
+            REAL *t = out + (g * q->G + n) * J * VW;
+            for (ptrdiff_t group = 0; group < q->groups; group++, t += VW * VW) {
+                V m[VW];
+                fl_turn_load(m, cell->w + group * q->panel + (k0 + g * VW) * stride + n * VW, stride, count - g * VW);
+                FL_UNROLL
+                for (int j = 0; j < VW; j++)
+                    v_store(t + j * VW, m[j]);
             }
+            fl_zero(t, (J - q->groups * VW) * VW);
+        }
 }
 
 /* A product with transposed weights, as a linear layer of its own. */
 static fl_cell fl_transposed_cell(const fl_cell *cell, const REAL *w, ptrdiff_t outputs, fastlstm_layer *l) {
     fl_cell t;
     *l = (fastlstm_layer){.kind = FASTLSTM_LINEAR, .output_activation = FASTLSTM_IDENTITY, .clip = INFINITY, .block_size = 1,
-                          .input_size = cell->q.groups * cell->q.G * VW, .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
+                          .input_size = cell->q.G * fl_error_blocks(&cell->q), .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
     fl_cell_init(&t, l, w);
     return t;
 }
@@ -151,7 +165,8 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     const fl_share share = {part, parts, b->order, NULL, NULL};
     REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
     const REAL **d = (const REAL **)(v->own + b->plan.d);
-    REAL **to = (REAL **)(v->own + b->plan.to);
+    REAL **to = (REAL **)(v->own + b->plan.to), *gathered = (REAL *)(v->own + b->plan.gathered);
+    const ptrdiff_t R = v->by_h.q.I;
     REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = (REAL *)b->dstate + b->l->state_c * all;
     REAL *dstate_a = A ? (REAL *)b->dstate + b->l->state_a * all : NULL;
     ptrdiff_t n = 0;
@@ -169,8 +184,9 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
             const ptrdiff_t lane = work.lane[k];
             REAL *acts = fl_back_errors(b, q, t * all + lane);
             to[k] = dh + k * width;
-            d[k] = acts;
+            d[k] = gathered + k * R;
             fl_lstm_back_groups(&v->cell, acts, (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane, to[k], dc + k * H);
+            fl_gather_errors(q, acts, gathered + k * R);
         }
         if (n) fl_linear_rows(&v->by_h, d, to, n, net);
         for (ptrdiff_t k = 0; batch->reset && k < n; k++)
@@ -195,12 +211,14 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
     const ptrdiff_t B = b->batch->lanes, from = b->n_rows * part / parts, to = b->n_rows * (part + 1) / parts;
     const REAL *d[FL_ROWS_AHEAD];
     REAL *dx[FL_ROWS_AHEAD], *sum = (REAL *)(v->own + b->plan.sum), *net = (REAL *)(v->own + b->plan.net);
+    REAL *gathered = (REAL *)(v->own + b->plan.gathered);
     int stop = 0;
     for (ptrdiff_t at = from; at < to && !stop; at += FL_ROWS_AHEAD) {
         const ptrdiff_t n = to - at < FL_ROWS_AHEAD ? to - at : FL_ROWS_AHEAD;
         for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t row = b->rows[at + j];
-            d[j] = fl_back_errors(b, q, row);
+            d[j] = gathered + j * v->by_x.q.I;
+            fl_gather_errors(q, fl_back_errors(b, q, row), gathered + j * v->by_x.q.I);
             dx[j] = b->add_dx ? sum + j * q->I : (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
         }
         fl_linear_rows(&v->by_x, d, dx, n, net);
@@ -223,6 +241,16 @@ typedef struct fl_column {
 } fl_column;
 
 typedef char fl_column_fits[sizeof(fl_column) <= FL_COLUMN_BYTES ? 1 : -1];
+
+/* w[row[j]][n] (+)= sum[j][n] where a column may end a row. */
+FL_NOINLINE void fl_outer_ends(const fl_column *w, const ptrdiff_t *row, const REAL *sum, int add, int R, int N) {
+    for (int j = 0; j < R; j++)
+        for (int n = 0; n < N; n++, sum += VW) {
+            REAL *to = w[n].w + row[j] * w[n].stride;
+            const V before = add ? fl_load_units(to, 1, w[n].n) : v_zero();
+            fl_store_units(to, v_add(before, v_load(sum)), 1, w[n].n);
+        }
+}
 
 /* w[row[j]][n] (+)= sum_{r < count} d[r][j] s[r][n] for R rows and N columns: one chain each from zero, like fl_chain.
    s: (count, N, VW), d: (count, stride). */
@@ -269,12 +297,7 @@ FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s,
     FL_UNROLL
     for (int j = 0; j < R * N; j++)
         v_store(sum + j * VW, acc[j]);
-    for (int j = 0; j < R; j++)
-        for (int n = 0; n < N; n++) {
-            REAL *to = w[n].w + row[j] * w[n].stride;
-            const V before = add ? fl_load_units(to, 1, w[n].n) : v_zero();
-            fl_store_units(to, v_add(before, v_load(sum + (j * N + n) * VW)), 1, w[n].n);
-        }
+    fl_outer_ends(w, row, sum, add, R, N);
 }
 
 /* The same for any number of rows, in tiles of about equal height. */

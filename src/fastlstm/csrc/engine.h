@@ -9,7 +9,7 @@
 typedef struct fl_back_plan {
     ptrdiff_t by_h, by_x, zeros, net_rows, peepholes; /* shared, the first two transposed weights */
     ptrdiff_t own, each;
-    ptrdiff_t lane, start, d, to, dh, dc, net, sum, block, bias, columns, sources; /* in each */
+    ptrdiff_t lane, start, d, to, dh, dc, net, gathered, sum, block, bias, columns, sources; /* in each */
 } fl_back_plan;
 
 /* The backward pass of one layer and direction (backward.h). Row (t, b) of an array lies at t * step + b * lane. */

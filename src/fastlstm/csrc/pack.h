@@ -13,28 +13,71 @@ static ptrdiff_t fl_param_row(const fastlstm_layer *l, const fl_geometry *q, ptr
     return n * q->J + j;
 }
 
+/* m[j][k] <-> m[k][j] */
+FL_INLINE void fl_turn(V *m) {
+    FL_UNROLL
+    for (int width = VW; width > 1; width /= 2) {
+        V t[VW];
+        FL_UNROLL
+        for (int j = 0; j < VW / 2; j++) {
+            t[2 * j] = v_zip_low(m[j], m[j + VW / 2]);
+            t[2 * j + 1] = v_zip_high(m[j], m[j + VW / 2]);
+        }
+        FL_UNROLL
+        for (int j = 0; j < VW; j++)
+            m[j] = t[j];
+    }
+}
+
+FL_INLINE V fl_load_first(const REAL *p, ptrdiff_t n) { return n >= VW ? v_load(p) : v_load_n(p, (int)n); }
+
+/* Turns rows of length n, at most VW, into n columns of a panel, which are `stride` apart; an absent row is zero. */
+FL_NOINLINE void fl_turn_in(const REAL *const *row, ptrdiff_t from, ptrdiff_t n, REAL *to, ptrdiff_t stride) {
+    V m[VW];
+    FL_UNROLL
+    for (int j = 0; j < VW; j++)
+        m[j] = row[j] ? fl_load_first(row[j] + from, n) : v_zero();
+    fl_turn(m);
+    FL_UNROLL
+    for (int k = 0; k < VW; k++)
+        if (k < n) v_store(to + k * stride, m[k]);
+}
+
+/* And back; columns from n on are zero. */
+FL_INLINE void fl_turn_load(V *m, const REAL *panel, ptrdiff_t stride, ptrdiff_t n) {
+    FL_UNROLL
+    for (int k = 0; k < VW; k++)
+        m[k] = k < n ? v_load(panel + k * stride) : v_zero();
+    fl_turn(m);
+}
+
+FL_NOINLINE void fl_turn_out(REAL *const *row, ptrdiff_t from, ptrdiff_t n, const REAL *panel, ptrdiff_t stride) {
+    V m[VW];
+    fl_turn_load(m, panel, stride, n);
+    FL_UNROLL
+    for (int j = 0; j < VW; j++) {
+        if (row[j] && n >= VW) v_store(row[j] + from, m[j]);
+        else if (row[j]) v_store_n(row[j] + from, m[j], (int)n);
+    }
+}
+
 /* Copies between one kind of sources, `count` columns of a parameter matrix from offset `at`, and a group's panel, where
-   they begin at source k0. In tiles, so that the vectors that lanes write to in turn stay in cache. */
+   they begin at source k0. */
 FL_NOINLINE void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *panel, int back,
                             ptrdiff_t at, ptrdiff_t k0, ptrdiff_t count) {
-    enum { TILE = 64 };
     const ptrdiff_t stride = q->G * VW;
-    for (ptrdiff_t from = 0; from < count; from += TILE) {
-        const ptrdiff_t to = from + TILE < count ? from + TILE : count;
-        for (ptrdiff_t n = 0; n < q->G; n++)
-            for (ptrdiff_t lane = 0; lane < VW; lane++) {
-                const ptrdiff_t row = fl_param_row(l, q, group, lane, n);
-                REAL *w = panel + (k0 + from) * stride + n * VW + lane, *p = params + at + row * count;
-                if (row >= 0 && back)
-                    for (ptrdiff_t k = from; k < to; k++, w += stride)
-                        p[k] = *w;
-                else if (row >= 0)
-                    for (ptrdiff_t k = from; k < to; k++, w += stride)
-                        *w = p[k];
-                else if (!back)
-                    for (ptrdiff_t k = from; k < to; k++, w += stride)
-                        *w = 0;
-            }
+    for (ptrdiff_t n = 0; n < q->G; n++) {
+        REAL *row[VW];
+        for (ptrdiff_t lane = 0; lane < VW; lane++) {
+            const ptrdiff_t r = fl_param_row(l, q, group, lane, n);
+            row[lane] = r < 0 ? NULL : params + at + r * count;
+        }
+        for (ptrdiff_t k = 0; k < count; k += VW) {
+            REAL *w = panel + (k0 + k) * stride + n * VW;
+            const ptrdiff_t some = count - k < VW ? count - k : VW;
+            if (back) fl_turn_out(row, k, some, w, stride);
+            else fl_turn_in((const REAL *const *)row, k, some, w, stride);
+        }
     }
 }
 

@@ -133,7 +133,8 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
 static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t vw, ptrdiff_t real) {
     fl_back_plan p = {0};
     const fl_geometry q = fl_layer_geometry(l, vw);
-    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), R = q.groups * q.G * vw, rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
+    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
+    const ptrdiff_t wide = 64 / real, R = q.G * ((q.J + wide - 1) / wide * wide); /* errors of a step as sources of a product */
     const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR;
     ptrdiff_t columns = 0;
     for (int kind = 0; kind < FL_KINDS; kind++)
@@ -141,7 +142,7 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.by_h = fl_take(&p.own, recurrent * (q.H + q.A + vw - 1) / vw * vw * R * real);
     p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * R * real);
     p.zeros = fl_take(&p.own, (q.H > q.A ? q.H : q.A) * real);
-    p.net_rows = fl_take(&p.own, R * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.net_rows = fl_take(&p.own, q.groups * q.G * vw * (ptrdiff_t)sizeof(ptrdiff_t));
     p.peepholes = fl_take(&p.own, l->peepholes * q.groups * 3 * q.S * vw * real);
     p.lane = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
@@ -150,6 +151,7 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.dh = fl_take(&p.each, recurrent * lanes * (q.H + q.A) * real);
     p.dc = fl_take(&p.each, recurrent * lanes * q.H * real);
     p.net = fl_take(&p.each, FL_TILE * rows * vw * real);
+    p.gathered = fl_take(&p.each, (recurrent ? rows : FL_ROWS_AHEAD) * R * real);
     p.sum = fl_take(&p.each, l->reverse * FL_ROWS_AHEAD * q.I * real);
     p.block = fl_take(&p.each, FL_BLOCK * q.G * vw * real);
     p.bias = fl_take(&p.each, q.G * vw * real);
