@@ -79,7 +79,8 @@ static void fl_gather_errors(const fl_geometry *q, const REAL *d, REAL *to) {
     for (ptrdiff_t n = 0; n < q->G; n++, to += J) {
         for (ptrdiff_t group = 0; group < q->groups; group++)
             v_store(to + group * VW, v_load(d + (group * q->G + n) * VW));
-        fl_zero(to + q->groups * VW, J - q->groups * VW);
+        for (ptrdiff_t j = q->groups * VW; j < J; j += VW)
+            v_store(to + j, v_zero());
     }
 }
 
