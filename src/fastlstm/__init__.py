@@ -3,7 +3,7 @@
 from fastlstm import losses, schedules
 from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
 from fastlstm._layer import Layer
-from fastlstm._layers import LSTM, LSTM1997, Linear, Sequential
+from fastlstm._layers import GRU, LSTM, LSTM1997, RNN, Linear, Sequential
 from fastlstm._online import OnlineLearner
 from fastlstm._optim import SGD, Adam, AdamW, RMSprop
 from fastlstm._stream import Stream
@@ -11,12 +11,14 @@ from fastlstm._stream import Stream
 __all__ = [
     "Adam",
     "AdamW",
+    "GRU",
     "LSTM",
     "LSTM1997",
     "Layer",
     "Linear",
     "OnlineLearner",
     "RMSprop",
+    "RNN",
     "SGD",
     "Sequential",
     "Stream",

@@ -37,6 +37,7 @@ class Layer:
     """
 
     batch_first = False
+    _draws = None  # the generator of dropout and zoneout, where a layer has any
 
     def _finish(self, dtype, values):
         self._network = _core.Network(self._specs, dtype)
@@ -173,16 +174,23 @@ class Layer:
         network = _core.Network([spec | {"weights": code} for spec in self._specs], self.dtype)
         return network, network.pack(flat)
 
-    def _state_views(self, flat, lanes):
-        """The state as users see it, as views of the engine's flat array: a list, one entry per recurrent layer."""
-        views, at = [], 0
-        for cells, hidden, gates in self._recurrent:
-            parts = []
-            for width in (hidden, hidden, gates) if gates else (hidden, hidden):
-                parts.append(flat[at : at + cells * lanes * width].reshape(cells, lanes, width))
+    def _state_parts(self, flat, lanes):
+        """The parts of the engine's flat state array, as views: for each recurrent layer a dict of h, c and a."""
+        entries, at = [], 0
+        for cells, widths in self._recurrent:
+            parts = {}
+            for part, width in widths.items():
+                parts[part] = flat[at : at + cells * lanes * width].reshape(cells, lanes, width)
                 at += cells * lanes * width
-            views.append(State(parts[:2], parts[2]) if gates else tuple(parts))
-        return views
+            entries.append(parts)
+        return entries
+
+    def _state_views(self, flat, lanes):
+        """The state as users see it: a list, one entry per recurrent layer, of views of the engine's flat array."""
+        return [
+            State((p["h"], p["c"]), p["a"]) if "a" in p else (p["h"], p["c"]) if "c" in p else p["h"]
+            for p in self._state_parts(flat, lanes)
+        ]
 
     def _wrap_state(self, views):
         """A single layer's state is its entry itself."""
@@ -199,17 +207,20 @@ class Layer:
         if not isinstance(entries, (list, tuple)) or len(entries) != len(self._recurrent):
             raise ValueError(f"state must be a list of {len(self._recurrent)} entries, one per recurrent layer")
         pairs = []
-        for k, (entry, view) in enumerate(zip(entries, self._state_views(flat, lanes), strict=True)):
+        for k, (entry, parts) in enumerate(zip(entries, self._state_parts(flat, lanes), strict=True)):
             name = f"state[{k}]" if len(entries) > 1 else "state"
-            if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+            if "c" not in parts:
+                arrays = {"h": entry}
+            elif isinstance(entry, (tuple, list)) and len(entry) == 2:
+                arrays = {"h": entry[0], "c": entry[1], "a": getattr(entry, "gates", None)}
+            else:
                 raise ValueError(f"{name} must be a pair (h, c)")
-            arrays = [*entry, getattr(entry, "gates", None)]
-            views = [*view, getattr(view, "gates", None)]
-            for part, array, to in zip("hca", arrays, views, strict=True):
-                if array is None or to is None:
-                    if part != "a":
-                        raise TypeError(f"{part} of {name} must be an array, not None")
-                    continue
+            for part, to in parts.items():
+                array = arrays[part]
+                if array is None:
+                    if part == "a":
+                        continue
+                    raise TypeError(f"{part} of {name} must be an array, not None")
                 if lanes == 1 and ndim_of(array) == 2:  # one sequence, as PyTorch's unbatched state
                     array = np.asarray(array)[:, None, :]
                 pairs.append((to, as_input(array, f"{part} of {name}", self.dtype, to.shape)))
@@ -225,7 +236,7 @@ class Layer:
         x : array (T, B, I), (T, I), (B, T, I) with `batch_first`, or list of B arrays (T_b, I)
             Of the layer's dtype.
         state : optional
-            ``(h, c)`` of a recurrent layer, each (L*D, B, H); for a `Sequential` a list, one entry per
+            ``(h, c)`` of an LSTM, each (L*D, B, H), h of a GRU or RNN; for a `Sequential` a list, one entry per
             recurrent layer. Default: zeros.
         lengths : (B,) integers, optional
             Valid steps of each sequence, 1 to T. What lies beyond is never read.
@@ -298,7 +309,8 @@ class Layer:
         Returns
         -------
         y, state
-            As from a call: the same bits.
+            As from a call: the same bits, unless a layer has dropout or zoneout. These are drawn anew in each call of
+            this function, from the layer's `seed` on; a call of the layer itself has none.
         backward : callable
             ``dx, dstate = backward(dy, dstate=None)`` adds the gradient of the parameters to `grad`: the full
             gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
@@ -319,6 +331,7 @@ class Layer:
         x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
         y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
         tape = _core.Tape(self._network, self._weights(), x, flat, lengths, reset, batch_first)
+        tape.seed(0 if self._draws is None else int(self._draws.integers(2**64, dtype=np.uint64)))
         tape.forward(y, flat)
 
         def backward(dy, dstate=None):
@@ -333,6 +346,14 @@ class Layer:
             return (dx[:, 0] if single else dx), self._state_of(d_flat)
 
         return (y[:, 0] if single else y), self._state_of(flat), backward
+
+    def _rng_state(self):
+        """Where the draws of dropout and zoneout stand, in a form that JSON holds; None if there are none."""
+        return None if self._draws is None else self._draws.bit_generator.state
+
+    def _set_rng_state(self, state):
+        if self._draws is not None:
+            self._draws.bit_generator.state = state
 
     def _call_ragged(self, sequences, state, lengths, reset):
         """A list of sequences: they lie one after the other, without padding."""

@@ -14,16 +14,19 @@
        da_f = sum_v dc_v c_v(t-1)              d_f = f' da_f              d_g,v = dc_v i g'
        coupled gates: da_i = sum_v dc_v (g_v - c_v(t-1))                  dc_v(t-1) = dc_v f + p_i[v] d_i + p_f[v] d_f
 
-   dh: (H,) error of the outputs from above; dh_next, da_next: from the net inputs of the step after, (H,) and (A,);
+   dh: (H,) error of the outputs from above; dh_next, da_next: from the net inputs of the step after, (H,) and (A,) or NULL;
    dc: inout (H,). */
-FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *dh, const REAL *dh_next, REAL *dc, int plain) {
+FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next,
+                            REAL *dc, int plain) {
+    static const fastlstm_activation sigmoid = {FASTLSTM_SIGMOID, 0, 0}, tanh = {FASTLSTM_TANH, 0, 0};
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t S = plain ? 1 : q->S, block = group * VW, n = q->J - block < VW ? q->J - block : VW;
-    const int has_i = plain || q->i, has_f = plain || q->f, has_o = plain || q->o, gate = plain ? FASTLSTM_SIGMOID : l->gate_activation;
-    const int in = plain ? FASTLSTM_TANH : l->input_activation, out = plain ? FASTLSTM_TANH : l->output_activation;
+    const int has_i = plain || q->i, has_f = plain || q->f, has_o = plain || q->o;
+    const fastlstm_activation *gate = plain ? &sigmoid : &l->gate_activation, *in = plain ? &tanh : &l->input_activation;
+    const fastlstm_activation *out = plain ? &tanh : &l->output_activation;
     const REAL *peep = !plain && l->peepholes ? cell->w + q->peephole + group * 3 * S * VW : NULL, *kept = acts + fl_act_cell(q, group, VW);
-    const REAL *da = !plain && q->A ? dh_next + q->H + block : NULL; /* gate by gate */
+    const REAL *da = !plain && da_next ? da_next + block : NULL; /* gate by gate */
     REAL *act = acts + fl_act_net(q, group, VW), *act_i = act, *act_f = act + has_i * VW, *act_o = act_f + has_f * VW, *act_g = act_o + has_o * VW;
     const V one = v_set1(1), zero = v_zero();
     const int clipped = !plain && l->clip < INFINITY;
@@ -63,38 +66,43 @@ FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, co
     }
 }
 
-FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, REAL *dc) {
+FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next, REAL *dc) {
     for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
-        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, dc, 1);
-        else fl_lstm_back(cell, group, acts, dh, dh_next, dc, 0);
+        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, 1);
+        else fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, 0);
     }
 }
 
-/* The errors of a step as sources of products: (G, J rounded up to FL_W), in an order that no register width shapes, so that
-   sums over them are the same on every instruction set. Zero in the padding. */
-static ptrdiff_t fl_error_blocks(const fl_geometry *q) { return (q->J + FL_W - 1) / FL_W * FL_W; }
+/* Errors of a row's net inputs that some kind of sources feeds: `n` row-vectors of each group, from net input `from` on. */
+typedef struct fl_errors {
+    ptrdiff_t n, from;
+} fl_errors;
 
-static void fl_gather_errors(const fl_geometry *q, const REAL *d, REAL *to) {
-    const ptrdiff_t J = fl_error_blocks(q);
-    for (ptrdiff_t n = 0; n < q->G; n++, to += J) {
+/* As sources of products they are gathered: (n, J rounded up to FL_W), zero in the padding, an order that no register width
+   shapes, so that sums over them are the same on every instruction set. */
+static ptrdiff_t fl_error_units(const fl_geometry *q) { return (q->J + FL_W - 1) / FL_W * FL_W; }
+
+static void fl_gather_errors(const fl_geometry *q, const fl_errors *e, const REAL *d, REAL *to) {
+    const ptrdiff_t J = fl_error_units(q);
+    for (ptrdiff_t n = 0; n < e->n; n++, to += J) {
+        const REAL *from = d + (e->from + n) * q->by_vector * VW;
         for (ptrdiff_t group = 0; group < q->groups; group++)
-            v_store(to + group * VW, v_load(d + (group * q->G + n) * VW));
+            v_store(to + group * VW, v_load(from + fl_act_net(q, group, VW)));
         for (ptrdiff_t j = q->groups * VW; j < J; j += VW)
             v_store(to + j, v_zero());
     }
 }
 
-/* Output groups [from, to) of the transposed weights of `count` sources that begin at source k0: (group, R, VW), with the R
-   errors of a step as their sources. */
-static void fl_transpose(const fl_cell *cell, ptrdiff_t k0, ptrdiff_t count, ptrdiff_t from, ptrdiff_t to, REAL *out) {
-    const fl_geometry *q = &cell->q;
-    const ptrdiff_t stride = q->G * VW, J = fl_error_blocks(q);
+/* Output groups [from, to) of the transposed weights of `count` sources, which begin at w in the first group's panel:
+   (group, R, VW), with the R gathered errors of a step as their sources. */
+static void fl_transpose(const fl_geometry *q, const REAL *w, const fl_errors *e, ptrdiff_t count, ptrdiff_t from, ptrdiff_t to, REAL *out) {
+    const ptrdiff_t stride = e->n * VW, J = fl_error_units(q);
     for (ptrdiff_t g = from; g < to; g++)
-        for (ptrdiff_t n = 0; n < q->G; n++) {
-            REAL *t = out + (g * q->G + n) * J * VW;
+        for (ptrdiff_t n = 0; n < e->n; n++) {
+            REAL *t = out + (g * e->n + n) * J * VW;
             for (ptrdiff_t group = 0; group < q->groups; group++, t += VW * VW) {
                 V m[VW];
-                fl_turn_load(m, cell->w + group * q->panel + (k0 + g * VW) * stride + n * VW, stride, count - g * VW);
+                fl_turn_load(m, w + group * q->panel + g * VW * stride + n * VW, stride, count - g * VW);
                 FL_UNROLL
                 for (int j = 0; j < VW; j++)
                     v_store(t + j * VW, m[j]);
@@ -104,10 +112,10 @@ static void fl_transpose(const fl_cell *cell, ptrdiff_t k0, ptrdiff_t count, ptr
 }
 
 /* A product with transposed weights, as a linear layer of its own. */
-static fl_cell fl_transposed_cell(const fl_cell *cell, const REAL *w, ptrdiff_t outputs, fastlstm_layer *l) {
+static fl_cell fl_transposed_cell(const fl_geometry *q, const fl_errors *e, const REAL *w, ptrdiff_t outputs, fastlstm_layer *l) {
     fl_cell t;
-    *l = (fastlstm_layer){.kind = FASTLSTM_LINEAR, .output_activation = FASTLSTM_IDENTITY, .clip = INFINITY, .block_size = 1,
-                          .input_size = cell->q.G * fl_error_blocks(&cell->q), .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
+    *l = (fastlstm_layer){.kind = FASTLSTM_LINEAR, .output_activation = {FASTLSTM_IDENTITY, 0, 0}, .clip = INFINITY, .block_size = 1,
+                          .input_size = e->n * fl_error_units(q), .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
     fl_cell_init(&t, l, w);
     return t;
 }
@@ -115,31 +123,53 @@ static fl_cell fl_transposed_cell(const fl_cell *cell, const REAL *w, ptrdiff_t 
 /* ---- Where things lie ---- */
 
 typedef struct fl_back_view {
-    fl_cell cell, by_h, by_x;
-    fastlstm_layer l_h, l_x; /* of the two products */
-    char *own;               /* this thread's scratch */
+    fl_cell cell, tail;                /* tail: if the cell has a second product */
+    fl_cell by_h, by_x, by_tail;       /* products with transposed weights; */
+    fl_errors from_h, from_x, from_tail; /*   their sources */
+    fastlstm_layer tail_layer, l_h, l_x, l_tail;
+    char *own;                         /* this thread's scratch */
 } fl_back_view;
 
 static void fl_back_open(fl_back_view *v, const fl_back *b, int part) {
     const fl_geometry *q = &v->cell.q;
     char *base = (char *)b->scratch;
     fl_cell_init(&v->cell, b->l, (const REAL *)b->packed);
-    v->by_h = fl_transposed_cell(&v->cell, (const REAL *)(base + b->plan.by_h), q->H + q->A, &v->l_h);
-    v->by_x = fl_transposed_cell(&v->cell, (const REAL *)(base + b->plan.by_x), q->I, &v->l_x);
+    v->from_h = (fl_errors){q->G_h, q->shift};
+    v->from_x = (fl_errors){q->G, 0};
+    v->by_h = fl_transposed_cell(q, &v->from_h, (const REAL *)(base + b->plan.by_h), q->P + q->A, &v->l_h);
+    v->by_x = fl_transposed_cell(q, &v->from_x, (const REAL *)(base + b->plan.by_x), q->I, &v->l_x);
+    if (q->has_tail) {
+        v->tail_layer = fl_tail_layer(b->l);
+        fl_cell_init(&v->tail, &v->tail_layer, (const REAL *)b->packed + q->tail);
+        v->from_tail = (fl_errors){1, 0};
+        v->by_tail = fl_transposed_cell(&v->tail.q, &v->from_tail, (const REAL *)(base + b->plan.by_tail), q->H, &v->l_tail);
+    }
     v->own = base + b->plan.own + part * b->plan.each;
 }
 
 static REAL *fl_back_errors(const fl_back *b, const fl_geometry *q, ptrdiff_t row) { return (REAL *)b->tape + row * q->acts; }
 
-/* The h or, with `gates`, the gate activations that the net inputs of a step read. */
-static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int gates) {
+/* The errors of the second product's outputs: of the candidate's net input, or of a projection's outputs. */
+static REAL *fl_back_tail_errors(const fl_geometry *q, REAL *acts) { return acts + (q->N == 3 && q->shift ? 0 : fl_act_projected(q, VW)); }
+
+/* The h or, with `gates`, the gate activations of the step before. */
+static const REAL *fl_back_before(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int gates) {
     const fastlstm_batch *batch = b->batch;
     const ptrdiff_t B = batch->lanes, before = b->l->reverse ? t + 1 : t - 1;
     if (batch->reset && fl_starts(batch, b->l->reverse, t, lane)) return (const REAL *)((const char *)b->scratch + b->plan.zeros);
     if (before < 0 || before >= (batch->lengths ? batch->lengths[lane] : batch->steps))
-        return (const REAL *)b->state + (gates ? b->l->state_a * B + lane * q->A : b->l->state_h * B + lane * q->H);
+        return (const REAL *)b->state + (gates ? b->l->state_a * B + lane * q->A : b->l->state_h * B + lane * q->P);
     if (gates) return (const REAL *)b->tape + batch->steps * B * q->acts + (before * B + lane) * q->A;
     return (const REAL *)b->y + before * b->y_step + lane * b->y_lane;
+}
+
+/* The inputs, h or gate activations that the net inputs of a step read. */
+static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int kind) {
+    const REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane);
+    if (kind == FL_X && b->l->dropout > 0) return acts + fl_act_x(q);
+    if (kind == FL_X) return (const REAL *)b->x + t * b->x_step + lane * b->x_lane;
+    if (kind == FL_H && b->l->recurrent_dropout > 0) return acts + fl_act_h(b->l, q, VW);
+    return fl_back_before(b, q, t, lane, kind == FL_A);
 }
 
 /* ---- Phase 1: back through time ---- */
@@ -152,55 +182,115 @@ static int fl_back_linear(const fl_back *b, const fl_back_view *v, int part, int
         const REAL *dy = (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane, *y = (const REAL *)b->y + t * b->y_step + lane * b->y_lane;
         REAL *d = fl_back_errors(b, q, row);
         for (ptrdiff_t u = 0; u < q->H; u += VW)
-            v_store(d + u, v_mul(fl_load_units(dy + u, 1, q->H - u), v_activate_grad(v->cell.l->output_activation, fl_load_units(y + u, 1, q->H - u))));
+            v_store(d + u, v_mul(fl_load_units(dy + u, 1, q->H - u), v_activate_grad(&v->cell.l->output_activation, fl_load_units(y + u, 1, q->H - u))));
     }
     return 0;
+}
+
+/* Zoneout's part of a step's gradient: dh (the error of h but for dy) becomes that of what the cell gave, dc that of its
+   state; what goes past the cell is left in stays_h, stays_c. A GRU's dc is a part of the error of h. */
+static void fl_back_zone(const fl_back *b, const fl_geometry *q, REAL *acts, const REAL *dy, REAL *dh, REAL *dc, REAL *stays_h, REAL *stays_c) {
+    const fastlstm_layer *l = b->l;
+    if (l->zoneout_h > 0) {
+        const int gru = l->kind == FASTLSTM_GRU;
+        for (ptrdiff_t u = 0; u < q->P; u++)
+            dh[u] += dy[u] + (gru ? dc[u] : 0);
+        if (gru) fl_zero(dc, q->H);
+        fl_zone_back(dh, acts + fl_act_zone_h(l, q, VW), stays_h, q->P);
+    }
+    if (l->zoneout_c > 0) fl_zone_back(dc, acts + fl_act_zone_c(l, q, VW), stays_c, q->H);
+}
+
+/* The errors of the net inputs of n lanes at step t, from those of its outputs (dy, and dh of the step after);
+   d: out, gathered. */
+static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, const ptrdiff_t *lane, ptrdiff_t n, REAL *const *dh,
+                         REAL *const *d, REAL *dc, REAL *ds, REAL *stays, REAL **to, REAL *net) {
+    const fl_cell *cell = &v->cell;
+    const fl_geometry *q = &cell->q;
+    const ptrdiff_t H = q->H, P = q->P;
+    const REAL *zeros = (const REAL *)((const char *)b->scratch + b->plan.zeros);
+    const int kind = b->l->kind, projected = kind == FASTLSTM_LSTM && q->has_tail;
+    for (ptrdiff_t k = 0; k < n; k++) {
+        const REAL *dy = (const REAL *)b->dy + t * b->dy_step + lane[k] * b->dy_lane;
+        REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
+        if (q->has_noise) fl_back_zone(b, q, acts, dy, dh[k], dc + k * H, stays + k * (P + H), stays + k * (P + H) + P);
+        if (b->l->zoneout_h > 0) dy = zeros; /* it is in dh */
+        to[k] = ds + k * H;
+        if (projected)
+            for (ptrdiff_t u = 0; u < P; u += VW)
+                v_store(acts + fl_act_projected(q, VW) + u, v_add(fl_load_units(dy + u, 1, P - u), fl_load_units(dh[k] + u, 1, P - u)));
+        else if (kind == FASTLSTM_LSTM)
+            fl_lstm_back_groups(cell, acts, dy, dh[k], q->A ? dh[k] + P : NULL, dc + k * H);
+        else
+            for (ptrdiff_t group = 0; group < q->groups; group++) {
+                if (kind == FASTLSTM_RNN) fl_rnn_back(cell, group, acts, dy, dh[k]);
+                else fl_gru_back(cell, group, acts, fl_back_before(b, q, t, lane[k], 0), dy, dh[k], dc + k * H);
+            }
+    }
+    for (ptrdiff_t k = 0; q->has_tail && k < n; k++)
+        fl_gather_errors(&v->tail.q, &v->from_tail, fl_back_tail_errors(q, fl_back_errors(b, q, t * b->batch->lanes + lane[k])), d[k]);
+    if (q->has_tail) fl_linear_rows(&v->by_tail, (const REAL *const *)d, to, n, net);
+    for (ptrdiff_t k = 0; k < n; k++) {
+        REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
+        if (projected) fl_lstm_back_groups(cell, acts, to[k], zeros, q->A ? dh[k] + P : NULL, dc + k * H);
+        else if (q->has_tail)
+            for (ptrdiff_t group = 0; group < q->groups; group++)
+                fl_gru_back_reset(cell, group, acts, fl_back_source(b, q, t, lane[k], FL_H), to[k]);
+        fl_gather_errors(q, &v->from_h, acts, d[k]);
+    }
 }
 
 static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
     const fl_geometry *q = &v->cell.q;
     const fastlstm_batch *batch = b->batch;
-    const ptrdiff_t H = q->H, A = q->A, all = batch->lanes, B = fl_share_lanes(all, part, parts), width = H + A;
-    const int reverse = b->l->reverse;
+    const ptrdiff_t H = q->H, A = q->A, P = q->P, all = batch->lanes, B = fl_share_lanes(all, part, parts), width = P + A;
+    const int reverse = b->l->reverse, has_c = b->l->kind == FASTLSTM_LSTM;
     fl_work work = {.lanes = B, .lane = (ptrdiff_t *)(v->own + b->plan.lane), .start = (ptrdiff_t *)(v->own + b->plan.start)};
     const fl_share share = {part, parts, b->order, NULL, NULL};
     REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
-    const REAL **d = (const REAL **)(v->own + b->plan.d);
-    REAL **to = (REAL **)(v->own + b->plan.to), *gathered = (REAL *)(v->own + b->plan.gathered);
-    const ptrdiff_t R = v->by_h.q.I;
-    REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = (REAL *)b->dstate + b->l->state_c * all;
+    REAL *ds = (REAL *)(v->own + b->plan.ds), *noise = (REAL *)(v->own + b->plan.noise); /* a mask, then what zoneout leaves */
+    const int gathers = fl_gathers(q);
+    const ptrdiff_t R = v->by_h.q.I, tail_R = q->has_tail ? v->by_tail.q.I : 0, apart = R > tail_R ? R : tail_R;
+    REAL **d = (REAL **)(v->own + b->plan.d), **to = (REAL **)(v->own + b->plan.to), **to_tail = to + B;
+    REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = has_c ? (REAL *)b->dstate + b->l->state_c * all : NULL;
     REAL *dstate_a = A ? (REAL *)b->dstate + b->l->state_a * all : NULL;
     ptrdiff_t n = 0;
     int stop = 0;
     fl_deal_lanes(batch, &share, &work);
     for (ptrdiff_t k = 0; k < B; k++) {
-        fl_copy(dh + k * width, dstate_h + work.lane[k] * H, H);
-        if (A) fl_copy(dh + k * width + H, dstate_a + work.lane[k] * A, A);
-        fl_copy(dc + k * H, dstate_c + work.lane[k] * H, H);
+        d[k] = (REAL *)(v->own + b->plan.gathered) + k * apart;
+        to[k] = dh + k * width;
+        fl_copy(to[k], dstate_h + work.lane[k] * P, P);
+        if (A) fl_copy(to[k] + P, dstate_a + work.lane[k] * A, A);
+        if (has_c) fl_copy(dc + k * H, dstate_c + work.lane[k] * H, H);
+        else fl_zero(dc + k * H, H);
     }
     for (ptrdiff_t done = batch->steps - 1; done >= 0 && !stop; done--) {
         const ptrdiff_t t = reverse ? batch->steps - 1 - done : done;
         n = fl_running(batch, &work, t, n);
+        fl_back_step(b, v, t, work.lane, n, to, d, dc, ds, noise + P, to_tail, net);
+        if (n) fl_linear_rows(&v->by_h, (const REAL *const *)d, to, n, net);
         for (ptrdiff_t k = 0; k < n; k++) {
-            const ptrdiff_t lane = work.lane[k];
-            REAL *acts = fl_back_errors(b, q, t * all + lane);
-            to[k] = dh + k * width;
-            d[k] = gathered + k * R;
-            fl_lstm_back_groups(&v->cell, acts, (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane, to[k], dc + k * H);
-            fl_gather_errors(q, acts, gathered + k * R);
+            if (gathers) fl_add(to[k], ds + k * H, H);
+            if (b->l->recurrent_dropout > 0) {
+                fl_draw_dropout(&v->cell, batch->seed, FL_DROP_H, work.lane[k], b->l->recurrent_dropout, noise, P);
+                fl_multiply(to[k], noise, P);
+            }
+            if (b->l->zoneout_h > 0) fl_add(to[k], noise + P + k * (P + H), P);
+            if (b->l->zoneout_c > 0) fl_add(dc + k * H, noise + P + k * (P + H) + P, H);
         }
-        if (n) fl_linear_rows(&v->by_h, d, to, n, net);
         for (ptrdiff_t k = 0; batch->reset && k < n; k++)
             if (fl_starts(batch, reverse, t, work.lane[k])) {
                 fl_zero(to[k], width);
                 fl_zero(dc + k * H, H);
             }
-        stop = fl_interrupted(patience, v->by_h.q.packed * n);
+        stop = fl_interrupted(patience, (v->by_h.q.packed + q->has_tail * v->by_tail.q.packed) * n);
     }
     for (ptrdiff_t k = 0; k < B; k++) {
-        fl_copy(dstate_h + work.lane[k] * H, dh + k * width, H);
-        if (A) fl_copy(dstate_a + work.lane[k] * A, dh + k * width + H, A);
-        fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
+        fl_copy(dstate_h + work.lane[k] * P, to[k], P);
+        if (A) fl_copy(dstate_a + work.lane[k] * A, to[k] + P, A);
+        if (has_c) fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
+        if (!has_c) fl_add(dstate_h + work.lane[k] * P, dc + k * H, H);
     }
     return stop;
 }
@@ -219,15 +309,18 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
         for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t row = b->rows[at + j];
             d[j] = gathered + j * v->by_x.q.I;
-            fl_gather_errors(q, fl_back_errors(b, q, row), gathered + j * v->by_x.q.I);
+            fl_gather_errors(q, &v->from_x, fl_back_errors(b, q, row), gathered + j * v->by_x.q.I);
             dx[j] = b->add_dx ? sum + j * q->I : (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
         }
         fl_linear_rows(&v->by_x, d, dx, n, net);
-        for (ptrdiff_t j = 0; b->add_dx && j < n; j++) {
+        for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t row = b->rows[at + j];
-            REAL *out = (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
-            for (ptrdiff_t k = 0; k < q->I; k++)
-                out[k] += dx[j][k];
+            if (b->l->dropout > 0) {
+                REAL *mask = (REAL *)(v->own + b->plan.noise);
+                fl_draw_dropout(&v->cell, b->batch->seed, FL_DROP_X, row, b->l->dropout, mask, q->I);
+                fl_multiply(dx[j], mask, q->I);
+            }
+            if (b->add_dx) fl_add((REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane, dx[j], q->I);
         }
         stop = fl_interrupted(patience, v->by_x.q.packed * n);
     }
@@ -345,20 +438,12 @@ FL_INLINE void fl_sum_rows(REAL *sum, const REAL *d, ptrdiff_t stride, ptrdiff_t
         v_store(sum + n * VW, acc[n]);
 }
 
-/* The errors of a group over a block of rows, summed up: the gradient of the biases, of both the same. */
-static void fl_back_biases(const fl_back *b, const fl_geometry *q, const ptrdiff_t *row, const REAL *d, ptrdiff_t count, int add, REAL *sum) {
-    const ptrdiff_t at[2] = {b->l->bias_ih, b->l->bias_hh}, stride = q->G * VW;
+static void fl_sum_all_rows(REAL *sum, const REAL *d, ptrdiff_t stride, ptrdiff_t count, ptrdiff_t N) {
     ptrdiff_t n = 0;
-    if (!q->biases) return;
-    for (; n + FL_TILE <= q->G; n += FL_TILE)
+    for (; n + FL_TILE <= N; n += FL_TILE)
         fl_sum_rows(sum + n * VW, d + n * VW, stride, count, FL_TILE);
-    for (; n < q->G; n++)
+    for (; n < N; n++)
         fl_sum_rows(sum + n * VW, d + n * VW, stride, count, 1);
-    for (int bias = 0; bias < q->biases; bias++) {
-        REAL *w = (REAL *)b->gradient + at[bias];
-        for (ptrdiff_t j = 0; j < stride; j++)
-            if (row[j] >= 0) w[row[j]] = (add ? w[row[j]] : 0) + sum[j];
-    }
 }
 
 /* dp_i[v] = sum d_i c_v(t-1), f likewise, dp_o[v] = sum d_o c_v(t). */
@@ -375,54 +460,88 @@ static void fl_back_peepholes(const fl_cell *cell, ptrdiff_t group, const REAL *
         d += VW;
     }
 }
-static int fl_back_weights(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
-    const fl_geometry *q = &v->cell.q;
-    const ptrdiff_t B = b->batch->lanes, stride = q->G * VW, first = q->groups * part / parts, end = q->groups * (part + 1) / parts;
-    const ptrdiff_t P = b->l->peepholes ? 3 * q->S * VW : 0, matrix[FL_KINDS] = {b->l->weight_ih, b->l->weight_hh, b->l->weight_gh};
-    ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows), C = 0; /* of the parameters, (groups, G, VW); columns */
+/* Errors of row-vectors that sources of columns [first, end) feed, and the rows of the parameters that they belong to, (groups, n, VW). */
+typedef struct fl_feed {
+    fl_errors errors;
+    ptrdiff_t first, end;
+    ptrdiff_t *row;
+} fl_feed;
+
+/* The gradient of a cell's weights or, with `tail`, of those of its second product. */
+static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, int part, int parts, fl_patience *patience) {
+    const fl_cell *cell = tail ? &v->tail : &v->cell;
+    const fl_geometry *q = &cell->q, *whole = &v->cell.q;
+    const fastlstm_layer *l = cell->l;
+    const ptrdiff_t B = b->batch->lanes, apart = q->N * VW, first = q->groups * part / parts, end = q->groups * (part + 1) / parts;
+    const ptrdiff_t P = l->peepholes ? 3 * q->S * VW : 0, matrix[FL_KINDS] = {l->weight_ih, l->weight_hh, l->weight_gh};
+    const ptrdiff_t bias[2] = {l->bias_ih, l->bias_hh};
+    ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows) + (tail ? whole->groups * (whole->G + whole->G_h) * VW : 0), C = 0;
     fl_column *column = (fl_column *)(v->own + b->plan.columns);
     REAL *peep = (REAL *)((char *)b->scratch + b->plan.peepholes);
     REAL *d = (REAL *)(v->own + b->plan.block), *sources = (REAL *)(v->own + b->plan.sources), *sum = (REAL *)(v->own + b->plan.bias);
     int stop = 0;
     if (first == end) return 0;
-    for (int kind = 0; kind < FL_KINDS; kind++)
+    /* Columns of the inputs, then those of h and of gate activations: one feed if they all feed the same. */
+    fl_feed feed[2] = {{{q->G, 0}, 0, 0, row}, {{q->G_h, q->shift}, 0, 0, row + q->groups * q->G * VW}};
+    const int feeds = q->G == q->G_h && q->shift == 0 ? 1 : 2;
+    for (int kind = 0; kind < FL_KINDS; kind++) {
         for (ptrdiff_t k = 0, width = fl_sources(q, kind); k < width; k += VW)
             column[C++] = (fl_column){(REAL *)b->gradient + matrix[kind] + k, width, width - k < VW ? width - k : VW, kind, k};
-    for (ptrdiff_t group = first; group < end; group++)
-        for (ptrdiff_t n = 0; n < q->G; n++)
-            for (ptrdiff_t lane = 0; lane < VW; lane++)
-                row[group * stride + n * VW + lane] = fl_param_row(b->l, q, group, lane, n);
+        if (kind == FL_X) feed[1].first = C;
+    }
+    feed[0].end = feeds == 1 ? C : feed[1].first;
+    feed[1].end = C;
+    for (int f = 0; f < feeds; f++)
+        for (ptrdiff_t group = first; group < end; group++)
+            for (ptrdiff_t n = 0; n < feed[f].errors.n; n++)
+                for (ptrdiff_t lane = 0; lane < VW; lane++)
+                    feed[f].row[(group * feed[f].errors.n + n) * VW + lane] = fl_param_row(l, q, group, lane, n, feed[f].errors.from);
     fl_zero(peep + first * P, (end - first) * P);
     for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
         const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
         for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
             const ptrdiff_t t = b->rows[at + r] / B, lane = b->rows[at + r] % B;
-            const REAL *s[FL_KINDS] = {(const REAL *)b->x + t * b->x_step + lane * b->x_lane, NULL, NULL};
-            if (fl_sources(q, FL_H)) s[FL_H] = fl_back_source(b, q, t, lane, 0);
-            if (q->A) s[FL_A] = fl_back_source(b, q, t, lane, 1);
-            for (ptrdiff_t c = 0; c < C; c += FL_TILE) {
-                const ptrdiff_t N = C - c < FL_TILE ? C - c : FL_TILE;
-                REAL *to = sources + (c * FL_BLOCK + r * N) * VW;
-                for (ptrdiff_t j = 0; j < N; j++)
-                    v_store(to + j * VW, fl_load_units(s[column[c + j].kind] + column[c + j].from, 1, column[c + j].n));
-            }
+            const REAL *s[FL_KINDS] = {NULL, NULL, NULL};
+            s[FL_X] = tail ? fl_back_errors(b, whole, b->rows[at + r]) + fl_act_tail(whole, VW) : fl_back_source(b, q, t, lane, FL_X);
+            if (fl_sources(q, FL_H)) s[FL_H] = fl_back_source(b, q, t, lane, FL_H);
+            if (q->A) s[FL_A] = fl_back_source(b, q, t, lane, FL_A);
+            for (int f = 0; f < feeds; f++)
+                for (ptrdiff_t c = feed[f].first; c < feed[f].end; c += FL_TILE) {
+                    const ptrdiff_t N = feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE;
+                    REAL *to = sources + (c * FL_BLOCK + r * N) * VW;
+                    for (ptrdiff_t j = 0; j < N; j++)
+                        v_store(to + j * VW, fl_load_units(s[column[c + j].kind] + column[c + j].from, 1, column[c + j].n));
+                }
         }
         for (ptrdiff_t group = first; group < end && !stop; group++) {
+            const ptrdiff_t lanes = q->J - group * VW;
+            for (ptrdiff_t r = 0; r < n; r++) {
+                REAL *acts = fl_back_errors(b, whole, b->rows[at + r]);
+                const REAL *from = (tail ? fl_back_tail_errors(whole, acts) : acts) + fl_act_net(q, group, VW);
+                for (ptrdiff_t m = 0; m < q->N; m++)
+                    v_store(d + r * apart + m * VW, v_load(from + m * q->by_vector * VW));
+            }
+            if (q->biases) fl_sum_all_rows(sum, d, apart, n, q->N);
+            for (ptrdiff_t k = 0; k < q->biases; k++) {
+                const fl_feed *f = feed + (k && q->bias_shift);
+                REAL *w = (REAL *)b->gradient + bias[k];
+                for (ptrdiff_t j = 0; j < q->G * VW; j++) {
+                    const ptrdiff_t to = f->row[group * q->G * VW + j];
+                    if (to >= 0) w[to] = (at > 0 ? w[to] : 0) + sum[f->errors.from * VW + j];
+                }
+            }
             /* Errors of all row-vectors lie side by side, but for padding between them. */
-            const ptrdiff_t lanes = q->J - group * VW, run = lanes < VW ? lanes : stride, *w = row + group * stride;
-            for (ptrdiff_t r = 0; r < n; r++)
-                fl_copy(d + r * stride, fl_back_errors(b, q, b->rows[at + r]) + group * stride, stride);
-            fl_back_biases(b, q, w, d, n, at > 0, sum);
-            for (ptrdiff_t c = 0; c < C; c += FL_TILE)
-                for (ptrdiff_t j = 0; j < stride; j += lanes < VW ? VW : stride)
-                    fl_outer_columns(column + c, C - c < FL_TILE ? C - c : FL_TILE, w + j, run, sources + c * FL_BLOCK * VW, d + j, stride, n,
-                                     at > 0);
+            for (int f = 0; f < feeds; f++)
+                for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE)
+                    for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
+                        fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
+                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, at > 0);
             for (ptrdiff_t r = 0; P && r < n; r++)
-                fl_back_peepholes(&v->cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
+                fl_back_peepholes(cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);
         }
     }
-    if (P) fl_copy_peepholes(b->l, q, (REAL *)b->gradient, peep, first, end, 1);
+    if (P) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 1);
     return stop;
 }
 
@@ -435,14 +554,17 @@ static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlst
     const fl_geometry *q = &v.cell.q;
     const int recurrent = b->l->kind != FASTLSTM_LINEAR;
     if (phase == 0) {
-        const ptrdiff_t h = v.by_h.q.groups, x = v.by_x.q.groups;
-        if (recurrent) fl_transpose(&v.cell, q->biases + q->I, q->H + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
-        if (b->dx) fl_transpose(&v.cell, q->biases, q->I, x * part / parts, x * (part + 1) / parts, (REAL *)v.by_x.w);
+        const ptrdiff_t h = v.by_h.q.groups, x = v.by_x.q.groups, tail = q->has_tail ? v.by_tail.q.groups : 0;
+        const REAL *w = v.cell.w + q->biases * q->G * VW;
+        if (b->dx) fl_transpose(q, w, &v.from_x, q->I, x * part / parts, x * (part + 1) / parts, (REAL *)v.by_x.w);
+        if (recurrent) fl_transpose(q, w + q->I * q->G * VW, &v.from_h, q->P + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
+        if (tail) fl_transpose(&v.tail.q, v.tail.w, &v.from_tail, q->H, tail * part / parts, tail * (part + 1) / parts, (REAL *)v.by_tail.w);
     } else if (phase == 1) {
         stop = recurrent ? part < b->batch->lanes && fl_back_time(b, &v, part, parts < b->batch->lanes ? parts : (int)b->batch->lanes, &patience)
                          : fl_back_linear(b, &v, part, parts);
     } else {
-        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, part, parts, &patience);
+        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, 0, part, parts, &patience) ||
+               (q->has_tail && fl_back_weights(b, &v, 1, part, parts, &patience));
     }
     fl_fpu_leave(patience.mode);
     return stop;

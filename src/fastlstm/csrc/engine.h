@@ -7,9 +7,9 @@
 
 /* Scratch of the backward pass, in bytes (scratch.h): what threads share, then for each from `own` on, `each` apart. */
 typedef struct fl_back_plan {
-    ptrdiff_t by_h, by_x, zeros, net_rows, peepholes; /* shared, the first two transposed weights */
+    ptrdiff_t by_h, by_x, by_tail, zeros, net_rows, peepholes; /* shared, the first three transposed weights */
     ptrdiff_t own, each;
-    ptrdiff_t lane, start, d, to, dh, dc, net, gathered, sum, block, bias, columns, sources; /* in each */
+    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, gathered, sum, block, bias, columns, sources; /* in each */
 } fl_back_plan;
 
 /* The backward pass of one layer and direction (backward.h). Row (t, b) of an array lies at t * step + b * lane. */

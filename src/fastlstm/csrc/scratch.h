@@ -13,11 +13,13 @@
 #define FL_STEP_WORK 1000000000
 
 /* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h, backward.h; checked there). */
-#define FL_RUNNER_BYTES 384
-#define FL_CELL_BYTES 384
-#define FL_LEARN_LAYER_BYTES 512
+#define FL_RUNNER_BYTES 512
+#define FL_CELL_BYTES 512
+#define FL_LEARN_LAYER_BYTES 640
 #define FL_LEARN_WORK_BYTES 128
 #define FL_COLUMN_BYTES 40
+/* How many pointers a fl_row has (cell.h). */
+enum { FL_ROW_POINTERS = 5 };
 
 /* What every prepared scratch starts with. */
 typedef struct fl_runner_head {
@@ -36,7 +38,8 @@ typedef struct fl_forward_plan {
     ptrdiff_t widest;  /* of all h */
     int reverse;       /* a layer reads backwards: a span is the whole batch */
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
-    ptrdiff_t runner, cells, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
+    ptrdiff_t room;    /* rows that there is room for net inputs of all groups of */
+    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, h_read, zone, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
     ptrdiff_t block, bytes, scales, bytes_stride; /* of compact weights: fl_compact */
 } fl_forward_plan;
 
@@ -51,36 +54,48 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     fl_forward_plan p = {0};
     const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *);
     ptrdiff_t width = 0, acts = 0, block = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
+    ptrdiff_t tail = 0, zone = 0;
+    int gathers = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
-        const ptrdiff_t both = q.H + (i + 1 < n && layers[i + 1].reverse ? layers[i + 1].hidden_size : 0);
+        const ptrdiff_t both = q.P + (i + 1 < n && layers[i + 1].reverse ? fl_layer_geometry(layers + i + 1, vw).P : 0);
         if (q.H > p.widest) p.widest = q.H;
         if (both > width) width = both;
         if (q.A > acts) acts = q.A;
-        if (fl_tile_groups(&q) * q.G * vw > net) net = fl_tile_groups(&q) * q.G * vw;
-        if (q.groups * q.G * vw > widest) widest = q.groups * q.G * vw;
+        if (fl_tile_groups(&q) * q.N * vw > net) net = fl_tile_groups(&q) * q.N * vw;
+        if (q.groups * q.N * vw > widest) widest = q.groups * q.N * vw;
+        if (q.has_tail && q.H > tail) tail = q.H;
+        if (layers[i].zoneout_c > 0 && q.H > zone) zone = q.H;
+        gathers |= fl_gathers(&q);
         p.reverse |= layers[i].reverse;
         if (layers[i].weights == FASTLSTM_FLOAT16) block = FL_TILE * 64 * vw; /* 64: FL_BLOCK */
-        const ptrdiff_t stride = (q.M - q.biases) / 64 * 64 + 64 * 4; /* three kinds, each rounded up */
+        const ptrdiff_t stride = (q.M + q.H) / 64 * 64 + 64 * 4; /* three kinds, each rounded up; or H alone */
         if (layers[i].weights == FASTLSTM_INT8 && stride > p.bytes_stride) p.bytes_stride = stride;
     }
     /* A single layer needs no memory for what passes between layers. */
     p.steps = p.reverse || n == 1 ? steps : FL_ROWS_AHEAD / lanes > 1 ? FL_ROWS_AHEAD / lanes : 1;
     if (p.steps > steps) p.steps = steps;
     p.ahead = p.steps == 1 || 2 * lanes > FL_ROWS_AHEAD ? 0 : FL_ROWS_AHEAD / lanes < p.steps ? FL_ROWS_AHEAD : p.steps * lanes;
+    p.room = gathers && lanes > p.ahead ? lanes : p.ahead;
     p.runner = fl_take(&p.size, FL_RUNNER_BYTES); /* first, so that it is found */
-    p.cells = fl_take(&p.size, n * FL_CELL_BYTES);
+    p.cells = fl_take(&p.size, (tail ? 2 : 1) * n * FL_CELL_BYTES);
+    p.tails = fl_take(&p.size, tail ? n * (ptrdiff_t)sizeof(fastlstm_layer) : 0);
+    p.tail = fl_take(&p.size, lanes * tail * real);
+    p.tail_x = fl_take(&p.size, tail ? lanes * pointer : 0);
+    p.tail_net = fl_take(&p.size, tail ? (lanes > 2 ? lanes : 2) * FL_TILE * vw * real : 0);
     p.lane = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.place = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
-    p.rows = fl_take(&p.size, lanes * 4 * pointer); /* a row's descriptor is four pointers */
+    p.rows = fl_take(&p.size, lanes * FL_ROW_POINTERS * pointer);
     p.x = fl_take(&p.size, (lanes > p.ahead ? lanes : p.ahead) * pointer);
     p.h = fl_take(&p.size, lanes * pointer);
     p.a = fl_take(&p.size, lanes * pointer);
+    p.h_read = fl_take(&p.size, lanes * pointer);
+    p.zone = fl_take(&p.size, lanes * zone * real);
     p.y = fl_take(&p.size, lanes * pointer);
     p.zeros = fl_take(&p.size, p.widest * real);
     p.gate_acts = fl_take(&p.size, 2 * lanes * acts * real);
-    const ptrdiff_t nets = p.ahead * widest > lanes * net ? p.ahead * widest : lanes * net, two = 2 * FL_TILE * vw; /* a row alone */
+    const ptrdiff_t nets = p.room * widest > lanes * net ? p.room * widest : lanes * net, two = 2 * FL_TILE * vw; /* a row alone */
     p.net = fl_take(&p.size, (nets > two ? nets : two) * real);
     const ptrdiff_t most = lanes > p.ahead ? lanes : p.ahead;
     p.block = fl_take(&p.size, block * real);
@@ -113,7 +128,7 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     }
     p.work = fl_take(&p.size, FL_LEARN_WORK_BYTES); /* first, so that it is found */
     p.layers = fl_take(&p.size, n * FL_LEARN_LAYER_BYTES);
-    p.rows = fl_take(&p.size, lanes * 4 * pointer);
+    p.rows = fl_take(&p.size, lanes * FL_ROW_POINTERS * pointer);
     p.x = fl_take(&p.size, lanes * pointer);
     p.h = fl_take(&p.size, lanes * pointer);
     p.a = fl_take(&p.size, lanes * pointer);
@@ -129,32 +144,40 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     return p;
 }
 
+#define FL_LARGER(a, b) ((a) > (b) ? (a) : (b))
+
 /* Of the backward pass of one layer and direction: what threads share, and what each has, `lanes` at most. */
 static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t vw, ptrdiff_t real) {
     fl_back_plan p = {0};
     const fl_geometry q = fl_layer_geometry(l, vw);
     const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
-    const ptrdiff_t wide = 64 / real, R = q.G * ((q.J + wide - 1) / wide * wide); /* errors of a step as sources of a product */
-    const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR;
-    ptrdiff_t columns = 0;
+    const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR, zeros = q.H > q.A ? q.H : q.A;
+    /* Units as sources of a product (fl_gather_errors in backward.h), of a step and of its second product. */
+    const ptrdiff_t wide = 64 / real, R = (q.J + wide - 1) / wide * wide, tail_R = q.has_tail ? (q.P + wide - 1) / wide * wide : 0;
+    const ptrdiff_t most = FL_LARGER(FL_LARGER(q.G, q.G_h) * R, tail_R);
+    ptrdiff_t columns = q.has_tail ? (q.H + vw - 1) / vw : 0, own_columns = 0;
     for (int kind = 0; kind < FL_KINDS; kind++)
-        columns += (fl_sources(&q, kind) + vw - 1) / vw;
-    p.by_h = fl_take(&p.own, recurrent * (q.H + q.A + vw - 1) / vw * vw * R * real);
-    p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * R * real);
-    p.zeros = fl_take(&p.own, (q.H > q.A ? q.H : q.A) * real);
-    p.net_rows = fl_take(&p.own, q.groups * q.G * vw * (ptrdiff_t)sizeof(ptrdiff_t));
+        own_columns += (fl_sources(&q, kind) + vw - 1) / vw;
+    columns = FL_LARGER(columns, own_columns);
+    p.by_h = fl_take(&p.own, recurrent * (q.P + q.A + vw - 1) / vw * vw * q.G_h * R * real);
+    p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * q.G * R * real);
+    p.by_tail = fl_take(&p.own, (q.H + vw - 1) / vw * vw * tail_R * real);
+    p.zeros = fl_take(&p.own, zeros * real);
+    p.net_rows = fl_take(&p.own, (q.groups * (q.G + q.G_h) * vw + tail_R) * (ptrdiff_t)sizeof(ptrdiff_t));
     p.peepholes = fl_take(&p.own, l->peepholes * q.groups * 3 * q.S * vw * real);
     p.lane = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.d = fl_take(&p.each, lanes * pointer);
-    p.to = fl_take(&p.each, lanes * pointer);
-    p.dh = fl_take(&p.each, recurrent * lanes * (q.H + q.A) * real);
+    p.to = fl_take(&p.each, 2 * lanes * pointer);
+    p.dh = fl_take(&p.each, recurrent * lanes * (q.P + q.A) * real);
     p.dc = fl_take(&p.each, recurrent * lanes * q.H * real);
+    p.ds = fl_take(&p.each, q.has_tail * lanes * q.H * real);
+    p.noise = fl_take(&p.each, q.has_noise * ((lanes + 1) * (q.P + q.H) + q.I) * real);
     p.net = fl_take(&p.each, FL_TILE * rows * vw * real);
-    p.gathered = fl_take(&p.each, (recurrent ? rows : FL_ROWS_AHEAD) * R * real);
+    p.gathered = fl_take(&p.each, rows * most * real);
     p.sum = fl_take(&p.each, l->reverse * FL_ROWS_AHEAD * q.I * real);
-    p.block = fl_take(&p.each, FL_BLOCK * q.G * vw * real);
-    p.bias = fl_take(&p.each, q.G * vw * real);
+    p.block = fl_take(&p.each, FL_BLOCK * q.N * vw * real);
+    p.bias = fl_take(&p.each, q.N * vw * real);
     p.columns = fl_take(&p.each, columns * FL_COLUMN_BYTES);
     p.sources = fl_take(&p.each, FL_BLOCK * columns * vw * real);
     return p;
