@@ -79,7 +79,7 @@ class _SequenceEstimator(BaseEstimator):
         bidirectional=True,
         readout="mean",
         epochs=60,
-        batch_size=16,
+        batch_size=32,
         lr=0.01,
         optimizer="adamw",
         weight_decay=0.01,
@@ -140,7 +140,9 @@ class _SequenceEstimator(BaseEstimator):
             series = list(check_array(X, allow_nd=True)) if listed is None else [check_array(x) for x in listed]
         channels = {x.shape[1] for x in series}
         if len(channels) > 1:
-            raise ValueError(f"X has sequences of {min(channels)} and of {max(channels)} channels: all must have as many")
+            raise ValueError(
+                f"X has sequences of {min(channels)} and of {max(channels)} channels: all must have as many"
+            )
         (channels,) = channels
         if reset:
             self._tabular, self._channels = tabular, channels
@@ -230,8 +232,8 @@ _PARAMETERS = """
         How a table (N, columns) is read: a row is a series of one channel, one step per column; or one step of as many
         channels as there are columns.
     early_stopping : bool
-        Set a share `validation_fraction` of the sequences aside, stop when its loss has not fallen for `patience` epochs,
-        and take the weights with the lowest.
+        Set a share `validation_fraction` of the sequences aside, stop when its loss has not fallen for `patience`
+        epochs, and take the weights with the lowest.
     validation_fraction : float
     patience : int
     random_state : int, RandomState or None
