@@ -42,7 +42,10 @@ def test_docstrings():
     assert result.attempted and not result.failed
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": False, "readout": "last"}, {"early_stopping": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bidirectional": False, "readout": "last"}, {"early_stopping": True}, {"cell": "gru"}, {"cell": "rnn"}],
+)
 def test_classifier(options):
     X, y = walks(160)
     model = SequenceClassifier(hidden_size=16, random_state=0, **options).fit(X[:120], y[:120])
