@@ -28,7 +28,8 @@ FORBIDDEN_CALLS = r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|get
 
 # From the bottom up: a module imports only from rungs below its own; None stands for every module not named.
 # Those, and the programs on the last rung, may know one another. Programs use what users use.
-RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layer"}, {"_layers"}, None, {"__init__"}, {"__main__", "_demo", "sklearn"}]
+PROGRAMS = {"__main__", "_demo", "sklearn"}
+RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layer"}, {"_layers"}, None, {"__init__"}, PROGRAMS]
 PEERS = {RUNGS.index(None), len(RUNGS) - 1}
 OPTIONAL = {"torch", "onnx", "onnxruntime", "keras", "tensorflow", "sklearn", "river", "matplotlib", "tqdm", "scipy",
             "pandas", "safetensors", "h5py"}  # fmt: skip

@@ -22,8 +22,8 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(X, **options)
 
 
-CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
+CELLS = {"lstm": fl.LSTM, "gru": fl.GRU, "rnn": fl.RNN}
+OPTIMIZERS = {"adam": fl.Adam, "adamw": fl.AdamW, "rmsprop": fl.RMSprop, "sgd": fl.SGD}
 AT_ONCE = 256  # sequences in a prediction's call
 
 
@@ -163,8 +163,6 @@ class _SequenceEstimator(BaseEstimator):
         _choice(self.cell, "cell", CELLS)
         _choice(self.optimizer, "optimizer", OPTIMIZERS)
         _choice(self.readout, "readout", ("last", "mean"))
-        if not hasattr(fl, CELLS[self.cell]):
-            raise ValueError(f"cell is {self.cell!r}, which this version of fastlstm does not have")
         steps = np.concatenate(X)
         self._mean, self._scale = np.zeros(steps.shape[1]), np.ones(steps.shape[1])
         if self.standardize:
@@ -172,10 +170,10 @@ class _SequenceEstimator(BaseEstimator):
             self._scale[self._scale < 1e-12 * np.maximum(abs(self._mean), 1e-300)] = 1  # a constant channel
         options = {"bidirectional": self.bidirectional} | ({"dropout": self.dropout} if self.dropout else {})
         first, second, third = seed.randint(2**31 - 1, size=3).tolist()
-        cells = getattr(fl, CELLS[self.cell])(self._channels, self.hidden_size, self.num_layers, seed=first, **options)
+        cells = CELLS[self.cell](self._channels, self.hidden_size, self.num_layers, seed=first, **options)
         width = self.hidden_size * (2 if self.bidirectional else 1)
         self.net_ = fl.Sequential(cells, fl.Linear(width, outputs, seed=second))
-        rule = getattr(fl, OPTIMIZERS[self.optimizer])
+        rule = OPTIMIZERS[self.optimizer]
         optimizer = rule(self.net_, self.lr, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
         self.history_ = fl.fit(
             self.net_,
