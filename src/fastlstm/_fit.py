@@ -174,7 +174,7 @@ class _Run:
         self.history = History(net)
         self.epoch = self.batch = self.begin = self.step = self.called = 0
         self.state, self.sums, self.elapsed, self.stopped = None, np.zeros(4), 0.0, False
-        self.since, self.rng = time.monotonic(), self._rng_state()
+        self.since, self.rng = time.monotonic(), net._rng_state()
         self.interrupts, self.saved_at = _Interrupts(), -math.inf
         self.identity = None if self.path is None else self._identity(given)
         if self.path is not None and os.path.exists(self.path):
@@ -311,11 +311,7 @@ class _Run:
                 self.optimizer.step()
             self.sums, self.state, self.step = self.sums + sums, state, self.step + 1
             self.begin, self.batch = (end, self.batch) if go_on else (0, self.batch + 1)
-            self.rng = self._rng_state()
-
-    def _rng_state(self):
-        """Of a network that draws numbers itself."""
-        return self.net._rng_state() if hasattr(self.net, "_rng_state") else None
+            self.rng = self.net._rng_state()
 
     def _flat(self, state, lanes):
         """The state of the first lanes in one array."""
@@ -454,8 +450,7 @@ class _Run:
             for name, thing in things.items():
                 thing.load_state_dict(states[name])
             self.rng = run["rng"]
-            if self.rng is not None:
-                self.net._set_rng_state(self.rng)
+            self.net._set_rng_state(self.rng)
         except Exception:
             for name, thing in things.items():
                 thing.load_state_dict(before[name])
