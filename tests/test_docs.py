@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ["_info", "_layer", "_layers", "_online", "_optim", "_stream", "losses", "schedules"]
+MODULES = ["_fit", "_history", "_info", "_layer", "_layers", "_online", "_optim", "_stream", "losses", "schedules"]
 
 
 @pytest.mark.parametrize("name", MODULES)
