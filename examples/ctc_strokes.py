@@ -69,35 +69,15 @@ def windows(x):
     return np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=0).reshape(len(x), -1)
 
 
-def pad(xs):
-    """(T, B, I), zero beyond the lengths (B,), and those."""
-    lengths = np.array([len(x) for x in xs])
-    padded = np.zeros((lengths.max(), len(xs), xs[0].shape[1]), np.float32)
-    for b, x in enumerate(xs):
-        padded[: len(x), b] = x
-    return padded, lengths
+def train(net, paths, labels, epochs, seed):
+    """Minimise the CTC loss; batches are made of words of similar length."""
 
+    def show(history):
+        print(f"  epoch {len(history)}: loss {history.loss[-1]:.3f}", flush=True)
 
-def train(net, paths, labels, epochs, rng):
-    """Batches of words of about the same length, in a new order each epoch."""
-    optimizer = fl.Adam(net, RATE, clip_norm=1.0)
-    by_length = np.argsort([len(x) for x in paths], kind="stable")
-    batches = [by_length[k : k + BATCH] for k in range(0, len(paths), BATCH)]
-    schedule = fl.schedules.Cosine(RATE, epochs * len(batches), warmup=len(batches) / 2)
-    updates = 0
-    for epoch in range(epochs):
-        losses = []
-        for k in rng.permutation(len(batches)):
-            x, lengths = pad([paths[b] for b in batches[k]])
-            y, _, backward = net.forward(x, lengths=lengths)
-            loss, dy = fl.losses.ctc(y, [labels[b] for b in batches[k]], lengths)
-            net.zero_grad()
-            backward(dy)
-            optimizer.lr = schedule(updates)
-            optimizer.step()
-            losses.append(loss)
-            updates += 1
-        print(f"  epoch {epoch + 1}: loss {np.mean(losses):.3f}", flush=True)
+    optimizer, schedule = fl.Adam(net, RATE, clip_norm=1.0), fl.schedules.Cosine(RATE, epochs)
+    options = {"epochs": epochs, "batch_size": BATCH, "schedule": schedule, "seed": seed, "progress": False}
+    fl.fit(net, paths, labels, loss="ctc", optimizer=optimizer, callbacks=[show], **options)
 
 
 def best_path(scores):
@@ -152,7 +132,7 @@ def main(argv=None):
     ):
         print(name)
         began = time.perf_counter()
-        train(net, [view(x) for x in paths], labels, args.epochs, np.random.default_rng(args.seed))
+        train(net, [view(x) for x in paths], labels, args.epochs, args.seed)
         seconds = time.perf_counter() - began
         answers = [best_path(scores) for scores in net([view(x) for x in test_paths])[0]]
         results.append((name, error_rate(answers, test_labels), seconds))
