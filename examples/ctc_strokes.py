@@ -107,7 +107,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--words", type=int, default=3000, help="to learn from; 500 others are read afterwards")
+    parser.add_argument("--words", type=int, default=3000, help="to learn from; read are 1/6 as many others")
     parser.add_argument("--quick", action="store_true", help="1 epoch of 300 words: a first look")
     args = parser.parse_args(argv)
     if args.quick:
@@ -117,9 +117,11 @@ def main(argv=None):
 
     fonts = load_fonts()
     paths, labels = make_words(args.words, fonts, rng)
-    test_paths, test_labels = make_words(500, fonts, rng)
+    test_paths, test_labels = make_words(max(1, args.words // 6), fonts, rng)
     steps = np.mean([len(x) for x in paths])
-    print(f"{len(paths)} words to learn from, {steps:.0f} steps and {np.mean([*map(len, labels)]):.1f} letters on average")
+    print(
+        f"{len(paths)} words to learn from, {steps:.0f} steps and {np.mean([*map(len, labels)]):.1f} letters on average"
+    )
 
     lstm = fl.LSTM(3, HIDDEN, bidirectional=True, seed=rng)
     reads_all = fl.Sequential(lstm, fl.Linear(2 * HIDDEN, 1 + len(LETTERS), seed=rng))
@@ -136,7 +138,7 @@ def main(argv=None):
         seconds = time.perf_counter() - began
         answers = [best_path(scores) for scores in net([view(x) for x in test_paths])[0]]
         results.append((name, error_rate(answers, test_labels), seconds))
-    print("\nletters wrong, missing or too many, of 500 new words    %    s of training")
+    print(f"\n{'letters wrong, missing or too many, new words':50}      %  seconds")
     for name, rate, seconds in results:
         print(f"{name:50} {rate:6.1f} {seconds:8.1f}")
     for answer, label in list(zip(answers, test_labels, strict=True))[:6]:
