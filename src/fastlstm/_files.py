@@ -101,7 +101,7 @@ def read(path):
         return _parse(content)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = " ".join(str(error).split())[:80]
-        raise ValueError(f"{shown(path)} is damaged, or no safetensors file: {why}") from None
+        raise ValueError(f"the file is damaged, or not of this format: {why}") from None
 
 
 def _parse(content):

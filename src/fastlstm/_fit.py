@@ -1,5 +1,6 @@
 """Training a network on sequences: `fit`."""
 
+import contextlib
 import copy
 import json
 import math
@@ -179,8 +180,8 @@ class _Run:
         if self.path is not None and os.path.exists(self.path):
             self._load()
         else:
+            self._split()
             self._set_rate()
-        self._split()
 
     # ---- what fit was given ----
 
@@ -261,7 +262,7 @@ class _Run:
 
     def _one_epoch(self, bar):
         self.since = time.monotonic()
-        batches = self.data.sequences.batches(self.among, self.batch_size, self._rng(0, self.epoch))
+        batches = self._batches()
         while self.batch < len(batches):
             self._one_window(batches[self.batch])
             bar.show(self.epoch * len(batches) + self.batch)
@@ -271,13 +272,17 @@ class _Run:
             with self.interrupts.held:
                 self._enter(judged)
         while self.called < len(self.callbacks):
-            stop = bool(self.callbacks[self.called](self.history))
-            with self.interrupts.held:
+            callback = self.callbacks[self.called]
+            with self.interrupts.held if hasattr(callback, "state_dict") else contextlib.nullcontext():
+                stop = bool(callback(self.history))
                 self.stopped, self.called = self.stopped or stop, self.called + 1
         with self.interrupts.held:
             self.epoch, self.batch, self.step, self.called, self.elapsed = self.epoch + 1, 0, 0, 0, 0.0
             self._set_rate()
         self._save_if_due(last=self.stopped or self.epoch >= self.epochs)
+
+    def _batches(self):
+        return self.data.sequences.batches(self.among, self.batch_size, self._rng(0, self.epoch))
 
     def _one_window(self, lanes):
         """Learn from a batch, or from its next window; everything that changes, changes at the end."""
@@ -356,9 +361,9 @@ class _Run:
         return {
             "the network": f"{shown(net)} of {net.dtype} ({zlib.crc32(described):08x})",
             "the optimizer": f"{type(optimizer).__name__}({options})",
+            "the schedule": _described(given.schedule),
             "the learning rate": str(optimizer.lr) if fixed_rate else "free",
             "the loss": str(self.loss),
-            "the schedule": _described(given.schedule),
             "callbacks": ", ".join(map(_described, self.callbacks)) or "none",
             "the data": self.data.digest(),
             "the validation data": str(judged).lower(),
@@ -402,10 +407,10 @@ class _Run:
 
     def _load(self):
         """Go on from the checkpoint; nothing has changed if this raises."""
-        arrays, metadata = _files.read(self.path)
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"checkpoint {shown(self.path)} is not one of fit; give another path")
         try:
+            arrays, metadata = _files.read(self.path)
+            if metadata.get("format") != FORMAT:
+                raise ValueError("it is not a checkpoint of fit; give another path")
             run = json.loads(metadata["run"])
             for name, mine in self.identity.items():
                 theirs = run["identity"][name]
@@ -414,7 +419,7 @@ class _Run:
             self._take(run, arrays)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             why = " ".join(str(error).split()) if isinstance(error, ValueError) else f"it is damaged ({error!r})"
-            raise ValueError(f"checkpoint {shown(self.path)}: {why}") from None
+            raise ValueError(f"checkpoint {self.path!r}: {why}") from None
 
     def _take(self, run, arrays):
         """Become what a checkpoint says."""
@@ -425,9 +430,13 @@ class _Run:
         self.sums, self.elapsed = np.array(run["sums"], float).reshape(4), float(run["elapsed"])
         for name in CURVES:
             setattr(self.history, name, [float(value) for value in run["history"][name]])
-        self.state = None
-        if "state" in arrays:
-            self.state = as_input(arrays["state"], "state", self.net.dtype, (-1,))
+        self._split()
+        if self.begin:
+            lanes = np.count_nonzero(self.data.sequences.lengths[self._batches()[self.batch]] > self.begin)
+            if not lanes or self.begin % (self.truncate or self.begin + 1):
+                raise ValueError("its place in a batch does not exist")
+            if self.net._recurrent:
+                self.state = as_input(arrays["state"], "state", self.net.dtype, (lanes * self.net._network.n_state,))
         states = {}
         for name, plain in run["objects"].items():
             start = name + "."
