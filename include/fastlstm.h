@@ -3,8 +3,8 @@
    A network is an array of `fastlstm_layer`, first layer first; all its parameters live in one flat array
    at the offsets the layers name, in PyTorch's shapes and gate order (i, f, g, o). Notation: T steps,
    B lanes (independent sequences), I inputs, H hidden units, S cells per memory block, J = H / S blocks,
-   A = J * (number of gates) gate activations. Arrays are row-major, elements are float or double as the
-   engine's `bits` say. The caller owns all memory: the library tells sizes, and never allocates, prints, reads
+   A = J * (number of gates) gate activations, P outputs of a recurrent layer. Arrays are row-major, elements are
+   float or double as the engine's `bits` say. The caller owns all memory: the library tells sizes, and never allocates, prints, reads
    the environment or keeps a mutable global. No pointer may be NULL unless it says so. Functions that
    return a status check their arguments before they write anything. Objects are used by one thread at a
    time; packed weights may be read by many. */
@@ -41,16 +41,30 @@ int fastlstm_engine_bits(const fastlstm_engine *engine);
 
 /* ---- Networks --------------------------------------------------------------------------------------- */
 
-enum { FASTLSTM_LSTM = 0, FASTLSTM_LINEAR = 1 }; /* kind */
+enum { FASTLSTM_LSTM = 0, FASTLSTM_LINEAR = 1, FASTLSTM_GRU = 2, FASTLSTM_RNN = 3 }; /* kind */
 enum { FASTLSTM_INPUT_GATE = 1, FASTLSTM_FORGET_GATE = 2, FASTLSTM_OUTPUT_GATE = 4, FASTLSTM_COUPLED_GATES = 8 };
+/* y(x), with constants alpha and beta where they are named; the others ignore them. In [] what is needed for them. */
 enum {
     FASTLSTM_SIGMOID = 0,
     FASTLSTM_TANH = 1,
     FASTLSTM_IDENTITY = 2,
     FASTLSTM_RELU = 3,
-    FASTLSTM_G1997 = 4, /* 2 tanh(x/2): the cell-input squashing g of Hochreiter & Schmidhuber (1997), eq. 5 */
-    FASTLSTM_H1997 = 5  /* tanh(x/2): their cell-output squashing h, eq. 4 */
+    FASTLSTM_G1997 = 4,            /* 2 tanh(x/2): the cell-input squashing g of Hochreiter & Schmidhuber (1997), eq. 5 */
+    FASTLSTM_H1997 = 5,            /* tanh(x/2): their cell-output squashing h, eq. 4 */
+    FASTLSTM_AFFINE = 6,           /* alpha x + beta */
+    FASTLSTM_LEAKY_RELU = 7,       /* x > 0: x; else alpha x [alpha >= 0] */
+    FASTLSTM_THRESHOLDED_RELU = 8, /* x > alpha: x; else 0 */
+    FASTLSTM_SCALED_TANH = 9,      /* alpha tanh(beta x) [alpha not 0] */
+    FASTLSTM_HARD_SIGMOID = 10,    /* alpha x + beta, kept in [0, 1] */
+    FASTLSTM_ELU = 11,             /* x > 0: beta x; else beta alpha (exp(x) - 1) [alpha >= 0, beta > 0] */
+    FASTLSTM_SOFTSIGN = 12,        /* x / (1 + |x|) */
+    FASTLSTM_SOFTPLUS = 13         /* log(1 + exp(x)) */
 };
+
+typedef struct fastlstm_activation {
+    int32_t kind;
+    double alpha, beta; /* finite */
+} fastlstm_activation;
 
 /* How packed weights are stored. Compact ones are for float engines, for packing and running, not for learning.
    FLOAT16: weights of inputs, h and gate activations in half precision, all arithmetic in float.
@@ -65,20 +79,24 @@ typedef struct fastlstm_layer {
     int32_t peepholes;       /* 0 or 1: gates read the cell states of their block (Gers et al. 2002) */
     int32_t gate_recurrence; /* 0 or 1: net inputs read the gate activations of the step before (1997) */
     int32_t reverse;         /* 1: reads time backwards; shares input and output rows with the layer before it */
-    int32_t gate_activation, input_activation;
-    int32_t output_activation; /* LSTM: of the cell state; LINEAR: of the outputs */
-    int32_t weights;           /* how they are packed */
-    double clip;               /* cell states are kept in [-clip, clip]; INFINITY: no limit */
-    ptrdiff_t input_size, hidden_size, block_size; /* I, H, S; LINEAR: inputs, outputs, 1 */
-    /* Offsets into the flat parameter array, -1 where the parameter does not exist. R = A + H rows in the order
-       i, f, g, o, rows of absent gates absent. */
+    int32_t reset_after;     /* GRU: the reset gate acts on the product with h (1) or on h itself (0) */
+    int32_t weights;         /* how they are packed */
+    fastlstm_activation gate_activation;   /* LSTM, GRU */
+    fastlstm_activation input_activation;  /* LSTM: g; GRU: of the candidate; RNN: of h */
+    fastlstm_activation output_activation; /* LSTM: of the cell state; LINEAR: of the outputs */
+    double clip;             /* LSTM: cell states are kept in [-clip, clip]; INFINITY: no limit */
+    ptrdiff_t input_size, hidden_size, block_size; /* I, H, S; LINEAR: inputs, outputs, 1; GRU, RNN: S = 1 */
+    ptrdiff_t proj_size;     /* LSTM: P; h and the outputs are W_hr times the H cell outputs; 0: they are these, and P = H */
+    /* Offsets into the flat parameter array, -1 where the parameter does not exist. R rows: LSTM: A + H in the order
+       i, f, g, o, rows of absent gates absent; GRU: 3 H, r, z, n; RNN: H. */
     ptrdiff_t weight_ih;       /* (R, I); LINEAR: (H, I) */
-    ptrdiff_t weight_hh;       /* (R, H) */
+    ptrdiff_t weight_hh;       /* (R, P) */
     ptrdiff_t weight_gh;       /* (R, A): sources in the order i, f, o */
+    ptrdiff_t weight_hr;       /* (P, H) */
     ptrdiff_t bias_ih, bias_hh; /* (R,); both are added; bias_hh needs bias_ih; LINEAR: bias_ih alone */
     ptrdiff_t weight_peephole; /* (number of gates, H) in the order i, f, o */
-    /* Where this layer's state lies in a state array, in elements per lane: h (B, H) starts at state_h * B. */
-    ptrdiff_t state_h, state_c, state_a; /* (B, H), (B, H), (B, A); a exists with gate recurrence alone */
+    /* Where this layer's state lies in a state array, in elements per lane: h (B, P) starts at state_h * B. */
+    ptrdiff_t state_h, state_c, state_a; /* (B, P), (B, H), (B, A); c of an LSTM alone, a with gate recurrence alone */
 } fastlstm_layer;
 
 /* Called every few milliseconds of work, between steps; anything but 0 stops the call with INTERRUPTED.
@@ -121,7 +139,8 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
 
 /* A call on several threads, each with its share of the lanes, or (by_units) of the units of every layer: the bits are
    those of one. fastlstm_divide tells the fastest way with up to `threads`: how many, and *by_units. Shares of lanes need
-   as many lanes as threads; layers with gate recurrence cannot be divided by units. */
+   as many lanes as threads; layers with gate recurrence, a projection, or a reset gate before its product cannot be divided by
+   units. */
 int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes,
                     int threads, int *by_units);
 ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,

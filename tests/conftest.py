@@ -154,9 +154,24 @@ def random_state(layer, lanes, seed=1):
 # The reference on the engine's networks -------------------------------------------------------------------------------
 
 
-def cell_of(lstm):
-    """The reference's description of an `fl.LSTM`."""
-    return ref.Cell(**{field.name: getattr(lstm, field.name) for field in fields(ref.Cell)})
+def cell_of(layer):
+    """The reference's description of a recurrent layer."""
+    kind = {fl.GRU: ref.GRU, fl.RNN: ref.RNN}.get(type(layer), ref.Cell)
+    return kind(**{field.name: getattr(layer, field.name) for field in fields(kind)})
+
+
+def state_parts(state):
+    """A recurrent layer's state as a tuple of arrays."""
+    if not isinstance(state, tuple):
+        return (state,)
+    return (*state, state.gates) if isinstance(state, State) else tuple(state)
+
+
+def state_of(parts):
+    """And back."""
+    if len(parts) == 1:
+        return parts[0]
+    return State(parts[:2], parts[2]) if len(parts) == 3 and parts[2].shape[-1] else tuple(parts[:2])
 
 
 def reference_forward(layer, x, state=None, lengths=None, reset=None):
@@ -179,10 +194,10 @@ def _reference_forward(layer, x, states, lengths, reset):
             x[length:, b] = 0.0
     else:
         state = next(states, None)
-        state = (*state, state.gates) if isinstance(state, State) else state
+        state = None if state is None else state_parts(state)
         options = (layer.num_layers, layer.bidirectional, state, lengths, reset)
-        x, (h, c, a) = ref.stacked_lstm_forward(cell_of(layer), layer.state_dict(), x, *options)
-        after.append(State((h, c), a) if a.shape[2] else (h, c))
+        x, parts = ref.stacked_forward(cell_of(layer), layer.state_dict(), x, *options)
+        after.append(state_of(parts))
     return x, after
 
 

@@ -5,10 +5,13 @@ nothing but NumPy.
 
 The papers, as the comments name them:
 
+- 1990: Elman, "Finding Structure in Time", Cognitive Science 14.
 - 1997: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8).
 - 2000: Gers, Schmidhuber and Cummins, "Learning to Forget", Neural Computation 12(10).
 - 2002: Gers, Schraudolph and Schmidhuber, "Learning Precise Timing with LSTM Recurrent Networks", JMLR 3.
 - 2005: Graves and Schmidhuber, "Framewise Phoneme Classification", Neural Networks 18.
+- 2014: Sak, Senior and Beaufays, "Long Short-Term Memory Recurrent Neural Network Architectures", Interspeech.
+- 2014, Cho et al.: "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP.
 - 2017: Greff et al., "LSTM: A Search Space Odyssey", IEEE TNNLS 28(10).
 
 Sizes: T steps, B lanes, I inputs, O outputs, H cells, S cells in a block, J = H / S blocks (a gate has one unit for
@@ -45,7 +48,37 @@ def activation(name, x):
     if name == "g1997":
         # g(x) = 4 / (1 + exp(-x)) - 2 = 2 tanh(x / 2)               (1997, eq. 5)
         return 2.0 * np.tanh(x / 2.0)
-    raise ValueError(f"activation is {name!r}, must be sigmoid, tanh, identity, relu, g1997 or h1997")
+    name, alpha, beta = constants(name)  # the operators of ONNX, as its specification defines them
+    if name == "affine":
+        return alpha * x + beta
+    if name == "leaky_relu":
+        return np.where(x > 0.0, x, alpha * x)
+    if name == "thresholded_relu":
+        return np.where(x > alpha, x, 0.0)
+    if name == "scaled_tanh":
+        return alpha * np.tanh(beta * x)
+    if name == "hard_sigmoid":
+        return np.clip(alpha * x + beta, 0.0, 1.0)
+    if name == "elu":
+        return np.where(x > 0.0, beta * x, beta * alpha * np.expm1(np.minimum(x, 0.0)))
+    if name == "softsign":
+        return x / (1.0 + np.abs(x))
+    if name == "softplus":
+        return np.logaddexp(0.0, x)
+    raise ValueError(f"activation is {name!r}, which is not known")
+
+
+DEFAULTS = {"affine": (1.0, 0.0), "leaky_relu": (0.01,), "thresholded_relu": (1.0,), "scaled_tanh": (1.7159, 2 / 3)}
+DEFAULTS |= {"hard_sigmoid": (0.2, 0.5), "elu": (1.0, 1.0)}
+
+
+def constants(name):
+    """Name, alpha and beta of an activation given as a name or as (name, alpha, beta)."""
+    if name == "selu":  # an elu that is scaled
+        return "elu", 1.6732632423543772, 1.0507009873554805
+    name, *given = name if isinstance(name, tuple) else (name,)
+    default = DEFAULTS.get(name, ())
+    return (name, *given, *default[len(given) :], 0.0, 0.0)[:3]
 
 
 def derivative(name, y):
@@ -62,7 +95,24 @@ def derivative(name, y):
         return (1.0 - y * y) / 2.0
     if name == "g1997":
         return 1.0 - y * y / 4.0
-    raise ValueError(f"activation is {name!r}, must be sigmoid, tanh, identity, relu, g1997 or h1997")
+    name, alpha, beta = constants(name)
+    if name == "affine":
+        return np.full_like(y, alpha)
+    if name == "leaky_relu":
+        return np.where(y > 0.0, 1.0, alpha)
+    if name == "thresholded_relu":
+        return np.where(y != 0.0, 1.0, 0.0)
+    if name == "scaled_tanh":
+        return beta * (alpha - y * y / alpha)
+    if name == "hard_sigmoid":
+        return np.where((y > 0.0) & (y < 1.0), alpha, 0.0)
+    if name == "elu":
+        return np.where(y > 0.0, beta, y + beta * alpha)
+    if name == "softsign":
+        return (1.0 - np.abs(y)) ** 2
+    if name == "softplus":
+        return -np.expm1(-y)
+    raise ValueError(f"activation is {name!r}, which is not known")
 
 
 # The cell -------------------------------------------------------------------------------------------------------------
@@ -85,6 +135,12 @@ class Cell:
     output_activation: str = "tanh"
     gate_activation: str = "sigmoid"
     clip: float | None = None
+    proj_size: int = 0
+
+    @property
+    def outputs(self):
+        """P, how wide h is."""
+        return self.proj_size or self.hidden_size
 
     @property
     def blocks(self):
@@ -121,7 +177,9 @@ class Cell:
 def parameter_shapes(cell, bias=True):
     """Name -> shape of the parameters of `cell`; bias is True (two vectors), "single" or False, as in fastlstm."""
     r = cell.hidden_size + len(cell.gates) * cell.blocks
-    shapes = {"weight_ih": (r, cell.input_size), "weight_hh": (r, cell.hidden_size)}
+    shapes = {"weight_ih": (r, cell.input_size), "weight_hh": (r, cell.outputs)}
+    if cell.proj_size:
+        shapes["weight_hr"] = (cell.proj_size, cell.hidden_size)
     if bias:
         shapes["bias_ih"] = (r,)
     if bias is True:
@@ -156,7 +214,7 @@ def lstm_step(cell, params, x, h, c, a, c_before=None, c_after=None):
     cell : Cell
     params : dict of the layer's parameters
     x : (I,) input
-    h, c : (H,) hidden state and cell state of the step before
+    h, c : (P,) hidden state and (H,) cell state of the step before
     a : (A,) gate activations of the step before
     c_before, c_after : (H,), optional
         What the peepholes of i and f, and of o, see in place of c_{t-1} and c_t (to hold them constant).
@@ -164,8 +222,8 @@ def lstm_step(cell, params, x, h, c, a, c_before=None, c_after=None):
     Returns
     -------
     dict
-        ``i``, ``f``, ``o`` (J,); ``g``, ``c``, ``hc`` = h(c_t), ``h`` (H,); ``a`` (A,); ``keep`` (H,), 0 where c was
-        clipped, else 1.
+        ``i``, ``f``, ``o`` (J,); ``g``, ``c``, ``hc`` = h(c_t), ``m`` = o hc (H,); ``h`` (P,); ``a`` (A,); ``keep``
+        (H,), 0 where c was clipped, else 1.
     """
     size, rows, gates = cell.block_size, cell.rows, cell.gates
     c_before = c if c_before is None else c_before
@@ -205,10 +263,12 @@ def lstm_step(cell, params, x, h, c, a, c_before=None, c_after=None):
     o = gate("o", new if c_after is None else c_after)
     # h_t = o h(c_t)                                                 (1997, sec. 4)
     hc = activation(cell.output_activation, new)
-    out = spread(o, size) * hc
+    m = spread(o, size) * hc
+    # h_t = W_hr (o h(c_t))                                          (2014, with a recurrent projection layer)
+    out = params["weight_hr"] @ m if cell.proj_size else m
     values = {"i": i, "f": f, "o": o}
     fed_back = np.concatenate([values[k] for k in gates]) if cell.sources else np.zeros(0)
-    return {"i": i, "f": f, "o": o, "g": g, "c": new, "hc": hc, "h": out, "a": fed_back, "keep": keep}
+    return {"i": i, "f": f, "o": o, "g": g, "c": new, "hc": hc, "m": m, "h": out, "a": fed_back, "keep": keep}
 
 
 # Whole sequences ------------------------------------------------------------------------------------------------------
@@ -230,7 +290,7 @@ def _visits(steps, b, lengths, reset, reverse):
 def _initial_state(cell, lanes, state):
     """Copies of (h (B, H), c (B, H), a (B, A)); zeros for what is not given."""
     state = () if state is None else tuple(state)
-    sizes = (cell.hidden_size, cell.hidden_size, cell.sources)
+    sizes = (cell.outputs, cell.hidden_size, cell.sources)
     given = state + (None,) * (3 - len(state))
     return tuple(np.zeros((lanes, n)) if s is None else np.array(s, float) for s, n in zip(given, sizes, strict=True))
 
@@ -257,7 +317,7 @@ def lstm_forward(cell, params, x, state=None, lengths=None, reset=None, reverse=
     """
     steps, lanes, _ = x.shape
     h, c, a = _initial_state(cell, lanes, state)
-    y = np.zeros((steps, lanes, cell.hidden_size))
+    y = np.zeros((steps, lanes, cell.outputs))
     for b in range(lanes):
         for t, fresh in _visits(steps, b, lengths, reset, reverse):
             if fresh:
@@ -306,6 +366,9 @@ def lstm_backward(cell, params, x, dy, state=None, dstate=None, lengths=None, re
             dnet = np.zeros(len(params["weight_ih"]))
             # dh_t = error from above + what came back through net_{t+1}          (2005; 1997's full gradient)
             e_h = dh[b] + dy[t, b]
+            if cell.proj_size:
+                grads["weight_hr"] += np.outer(e_h, s["m"])
+                e_h = params["weight_hr"].T @ e_h
             # do = sum_block dh h(c) + da_o;  dnet_o = do f'
             if "o" in gates:
                 dnet[rows["o"]] = (block_sum(e_h * s["hc"], size) + dact.get("o", 0.0)) * slope["o"]
@@ -341,7 +404,117 @@ def lstm_backward(cell, params, x, dy, state=None, dstate=None, lengths=None, re
     return dx, (dh, dc, da), grads
 
 
-def stacked_lstm_forward(cell, params, x, num_layers=1, bidirectional=False, state=None, lengths=None, reset=None):
+# Cells whose state is h alone -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GRU:
+    """Sizes and options of one GRU layer and direction; the names are those of ``fastlstm.GRU``."""
+
+    input_size: int
+    hidden_size: int
+    reset_after: bool = True
+    gate_activation: str = "sigmoid"
+    input_activation: str = "tanh"
+
+    gates = 3
+
+    def step(self, params, x, h):
+        """One step of one lane: h_t (H,), and what the gradient needs."""
+        net_x, net_h = params["weight_ih"] @ x, params["weight_hh"] @ h
+        net_x, net_h = net_x + params.get("bias_ih", 0.0), net_h + params.get("bias_hh", 0.0)
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = np.split(net_x, 3), np.split(net_h, 3)
+        # r = sigma(W_r x + U_r h), z likewise                           (2014, Cho et al., eqs 5 and 6)
+        r, z = activation(self.gate_activation, x_r + h_r), activation(self.gate_activation, x_z + h_z)
+        if not self.reset_after:
+            # n = phi(W x + U (r h))                                     (2014, Cho et al., eq. 8)
+            h_n = h_n + np.split(params["weight_hh"], 3)[2] @ (r * h - h)
+        # n = phi(W x + r (U h)) where the reset gate acts after the product
+        n = activation(self.input_activation, x_n + (r * h_n if self.reset_after else h_n))
+        # h_t = z h_{t-1} + (1 - z) n                                    (2014, Cho et al., eq. 7)
+        return z * h + (1.0 - z) * n, {"r": r, "z": z, "n": n, "h_n": h_n}
+
+    def back(self, params, s, h, dh):
+        """Errors of the inputs' and of h's part of the net inputs (3 H,) and of h_{t-1} (H,), and what U_n multiplied."""
+        r, z, n = s["r"], s["z"], s["n"]
+        d_z = dh * (h - n) * derivative(self.gate_activation, z)
+        d_n = dh * (1.0 - z) * derivative(self.input_activation, n)
+        u_n = np.split(params["weight_hh"], 3)[2]
+        pulled = d_n * s["h_n"] if self.reset_after else (u_n.T @ d_n) * h
+        d_r = pulled * derivative(self.gate_activation, r)
+        at_x = np.concatenate([d_r, d_z, d_n])
+        at_h = np.concatenate([d_r, d_z, d_n * r if self.reset_after else d_n])
+        before = dh * z + params["weight_hh"].T @ at_h
+        if not self.reset_after:
+            before += u_n.T @ d_n * r - u_n.T @ d_n  # U_n read r h, not h
+        return at_x, at_h, before, h if self.reset_after else r * h
+
+
+@dataclass(frozen=True)
+class RNN:
+    """Sizes and options of one Elman layer and direction; the names are those of ``fastlstm.RNN``."""
+
+    input_size: int
+    hidden_size: int
+    nonlinearity: str = "tanh"
+
+    gates = 1
+
+    def step(self, params, x, h):
+        """One step of one lane: h_t (H,), and what the gradient needs."""
+        # h_t = phi(W x_t + U h_{t-1} + b)                               (1990)
+        net = (
+            params["weight_ih"] @ x + params["weight_hh"] @ h + params.get("bias_ih", 0.0) + params.get("bias_hh", 0.0)
+        )
+        h = activation(self.nonlinearity, net)
+        return h, {"h": h}
+
+    def back(self, params, s, h, dh):
+        """As `GRU.back`."""
+        d = dh * derivative(self.nonlinearity, s["h"])
+        return d, d, params["weight_hh"].T @ d, h
+
+
+def simple_forward(cell, params, x, state=None, lengths=None, reset=None, reverse=False, tape=None):
+    """As `lstm_forward`, of a `GRU` or `RNN`; the state is (h (B, H),). `tape`: gets a list for each lane."""
+    steps, lanes, _ = x.shape
+    h = np.zeros((lanes, cell.hidden_size)) if state is None else np.array(state[0], float)
+    y = np.zeros((steps, lanes, cell.hidden_size))
+    for b in range(lanes):
+        seen = []
+        for t, fresh in _visits(steps, b, lengths, reset, reverse):
+            before = np.zeros(cell.hidden_size) if fresh else h[b].copy()
+            h[b], kept = cell.step(params, x[t, b], before)
+            y[t, b] = h[b]
+            seen.append((t, fresh, before, kept))
+        if tape is not None:
+            tape.append(seen)
+    return y, (h,)
+
+
+def simple_backward(cell, params, x, dy, state=None, dstate=None, lengths=None, reset=None, reverse=False):
+    """As `lstm_backward`, of a `GRU` or `RNN`; states are (h,)."""
+    tape = []
+    simple_forward(cell, params, x, state, lengths, reset, reverse, tape)
+    dx, grads = np.zeros(x.shape), zero_gradients(params)
+    dh = np.zeros((x.shape[1], cell.hidden_size)) if dstate is None else np.array(dstate[0], float)
+    for b, seen in enumerate(tape):
+        for t, fresh, before, kept in reversed(seen):
+            at_x, at_h, dh[b], read = cell.back(params, kept, before, dh[b] + dy[t, b])
+            grads["weight_ih"] += np.outer(at_x, x[t, b])
+            split = 2 * cell.hidden_size * (cell.gates == 3)  # a GRU's candidate may read something else than h
+            grads["weight_hh"][:split] += np.outer(at_h[:split], before)
+            grads["weight_hh"][split:] += np.outer(at_h[split:], read)
+            for name, d in (("bias_ih", at_x), ("bias_hh", at_h)):
+                if name in grads:
+                    grads[name] += d
+            dx[t, b] = params["weight_ih"].T @ at_x
+            if fresh:
+                dh[b] = 0.0
+    return dx, (dh,), grads
+
+
+def stacked_forward(cell, params, x, num_layers=1, bidirectional=False, state=None, lengths=None, reset=None):
     """Layers on layers, from a flat dict with PyTorch's names (``weight_ih_l0``, ``weight_ih_l0_reverse``, ...).
 
     Parameters
@@ -359,11 +532,12 @@ def stacked_lstm_forward(cell, params, x, num_layers=1, bidirectional=False, sta
     directions = ("", "_reverse") if bidirectional else ("",)
     final = []
     for layer in range(num_layers):
-        size = cell.input_size if layer == 0 else len(directions) * cell.hidden_size
+        size = cell.input_size if layer == 0 else len(directions) * cell.outputs
         halves = []
         for d, direction in enumerate(directions):
             k = layer * len(directions) + d
-            y, last = lstm_forward(
+            run = lstm_forward if isinstance(cell, Cell) else simple_forward
+            y, last = run(
                 replace(cell, input_size=size),
                 layer_parameters(params, f"_l{layer}{direction}"),
                 x,
@@ -380,7 +554,7 @@ def stacked_lstm_forward(cell, params, x, num_layers=1, bidirectional=False, sta
 
 def layer_parameters(params, suffix):
     """The parameters of one layer and direction, from a flat dict: those whose names end in `suffix`, without it."""
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_gh")
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_gh", "weight_hr")
     return {name: np.asarray(params[name + suffix], float) for name in names if name + suffix in params}
 
 

@@ -1,5 +1,7 @@
 """Backpropagation through time: `layer.forward` and `backward` against reference, finite differences and PyTorch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference as ref
@@ -12,14 +14,17 @@ from conftest import (
     families,
     numbers,
     random_state,
+    state_of,
+    state_parts,
     with_weights,
 )
 
 import fastlstm as fl
-from fastlstm._layer import State
 
 T, B = 6, 5
 LENGTHS = [6, 1, 4, 6, 3]
+ACTIVATIONS = ("affine", ("affine", 0.5, -0.25), "leaky_relu", ("thresholded_relu", 0.3), ("scaled_tanh", 0.8, 1.5))
+ACTIVATIONS += ("hard_sigmoid", ("hard_sigmoid", 1 / 6), ("elu", 0.7), "selu", "softsign", "softplus")
 
 
 @pytest.fixture(autouse=True)
@@ -34,50 +39,48 @@ def resets(steps=T, lanes=B):
     return mask
 
 
-def reference_gradients(lstm, x, dy, state, dstate, lengths, reset):
-    """What `lstm.forward` and `backward` should give, in float64: dx, dstate, gradients by name."""
-    cell, params, D = cell_of(lstm), lstm.state_dict(), 2 if lstm.bidirectional else 1
+def reference_gradients(layer, x, dy, state, dstate, lengths, reset):
+    """What `layer.forward` and `backward` should give, in float64: dx, dstate, gradients by name."""
+    cell, params, D = cell_of(layer), layer.state_dict(), 2 if layer.bidirectional else 1
+    run, back = (
+        (ref.lstm_forward, ref.lstm_backward)
+        if isinstance(layer, fl.LSTM)
+        else (ref.simple_forward, ref.simple_backward)
+    )
     inputs, kept, grads = [np.asarray(x, float)], {}, {}
-    parts = [*state, getattr(state, "gates", None)]
-    dparts = [*dstate, getattr(dstate, "gates", None)]
-    at = lambda arrays, k: tuple(None if a is None else a[k].astype(float) for a in arrays)  # noqa: E731
-    for k in range(lstm.num_layers):
+    at = lambda state, k: tuple(a[k].astype(float) for a in state_parts(state))  # noqa: E731
+    for k in range(layer.num_layers):
         outputs = []
         for d in range(D):
-            own = ref.Cell(**{**cell.__dict__, "input_size": inputs[k].shape[2]})
+            own = replace(cell, input_size=inputs[k].shape[2])
             p = ref.layer_parameters(params, f"_l{k}" + "_reverse" * d)
-            s = tuple(a for a in at(parts, k * D + d) if a is not None)
-            outputs.append(ref.lstm_forward(own, p, inputs[k], s, lengths, reset, bool(d))[0])
-            kept[k, d] = own, p, s
+            outputs.append(run(own, p, inputs[k], at(state, k * D + d), lengths, reset, bool(d))[0])
+            kept[k, d] = own, p
         inputs.append(np.concatenate(outputs, axis=2))
-    dy, first = np.asarray(dy, float), [[] for _ in dparts]
-    for k in reversed(range(lstm.num_layers)):
+    dy, first = np.asarray(dy, float), {}
+    for k in reversed(range(layer.num_layers)):
         dx = 0
-        for d in reversed(range(D)):
-            own, p, s = kept[k, d]
-            ds = tuple(a for a in at(dparts, k * D + d) if a is not None)
-            part = dy[:, :, d * lstm.hidden_size : (d + 1) * lstm.hidden_size]
-            more, start, g = ref.lstm_backward(own, p, inputs[k], part, s, ds, lengths, reset, bool(d))
+        for d, part in enumerate(np.split(dy, D, axis=2)):
+            states = at(state, k * D + d), at(dstate, k * D + d)
+            more, first[k, d], g = back(*kept[k, d], inputs[k], part, *states, lengths, reset, bool(d))
             dx = dx + more
             grads |= {f"{name}_l{k}" + "_reverse" * d: a for name, a in g.items()}
-            for to, a in zip(first, start, strict=True):
-                to.append(a)
         dy = dx
-    h, c, a = (np.stack(part[::-1]) for part in first)
-    return dy, State((h, c), a) if parts[2] is not None else (h, c), grads
+    parts = zip(*(first[k, d] for k in range(layer.num_layers) for d in range(D)), strict=True)
+    return dy, state_of([np.stack(part) for part in parts]), grads
 
 
-def check(lstm, lengths=None, reset=None, steps=T, lanes=B):
-    x = numbers((steps, lanes, lstm.input_size), 1, lstm.dtype)
-    state, dstate = random_state(lstm, lanes), random_state(lstm, lanes, 9)
-    y, after, backward = lstm.forward(x, state, lengths, reset)
-    assert_same_bits((y, after), lstm(x, state, lengths, reset))
-    dy = numbers(y.shape, 2, lstm.dtype)
+def check(layer, lengths=None, reset=None, steps=T, lanes=B):
+    x = numbers((steps, lanes, layer.input_size), 1, layer.dtype)
+    state, dstate = random_state(layer, lanes), random_state(layer, lanes, 9)
+    y, after, backward = layer.forward(x, state, lengths, reset)
+    assert_same_bits((y, after), layer(x, state, lengths, reset))
+    dy = numbers(y.shape, 2, layer.dtype)
     for b, length in enumerate([] if lengths is None else lengths):
         dy[length:, b] = np.nan  # not read
     got = backward(dy, dstate)
-    wanted = reference_gradients(lstm, x, np.nan_to_num(dy), state, dstate, lengths, reset)
-    assert_close((*got, lstm.gradients()), wanted, "gradient")
+    wanted = reference_gradients(layer, x, np.nan_to_num(dy), state, dstate, lengths, reset)
+    assert_close((*got, layer.gradients()), wanted, "gradient")
 
 
 @pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
@@ -98,6 +101,36 @@ def test_on_every_instruction_set(isa, dtype, options):
 )
 def test_at_awkward_sizes(isa, dtype, inputs, hidden, steps, lanes):
     check(with_weights(fl.LSTM(inputs, hidden, dtype=dtype), scale=0.2), steps=steps, lanes=lanes)
+
+
+OTHER_CELLS = (
+    lambda *sizes, **options: fl.GRU(*sizes, **options),
+    lambda *sizes, **options: fl.GRU(*sizes, reset_after=False, **options),
+    lambda *sizes, **options: fl.GRU(*sizes, bias="single", **options),
+    lambda *sizes, **options: fl.GRU(*sizes, reset_after=False, bias=False, gate_activation="hard_sigmoid", **options),
+    lambda *sizes, **options: fl.RNN(*sizes, **options),
+    lambda *sizes, **options: fl.RNN(*sizes, nonlinearity=("elu", 0.5), bias=False, **options),
+    lambda *sizes, **options: fl.LSTM(*sizes, proj_size=max(1, sizes[1] // 3), **options),
+    lambda *sizes, **options: fl.LSTM(
+        *sizes, proj_size=3, peepholes=True, gate_recurrence=True, block_size=2, **options
+    ),
+)
+
+
+@pytest.mark.parametrize("make", OTHER_CELLS, ids=range(len(OTHER_CELLS)))
+def test_other_cells(isa, dtype, make):
+    check(with_weights(make(3, 6, dtype=dtype)), LENGTHS, resets())
+    check(with_weights(make(2, 4, 2, bidirectional=True, dtype=dtype)), LENGTHS, resets())
+    check(with_weights(make(17, 34, dtype=dtype), scale=0.3), steps=3, lanes=13)
+    check(with_weights(make(1, 16, dtype=dtype), scale=0.3), steps=70, lanes=1)
+    check(with_weights(make(3, 258, dtype=dtype), scale=0.1), steps=2, lanes=2)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS, ids=str)
+def test_activations(isa, dtype, name):
+    options = {"gate_activation": name, "input_activation": name, "output_activation": name}
+    check(with_weights(fl.LSTM(3, 6, clip=2.0, dtype=dtype, **options)))
+    check(with_weights(fl.RNN(3, 6, nonlinearity=name, dtype=dtype), scale=0.3))
 
 
 def network(dtype="float64", **options):
@@ -215,33 +248,35 @@ def test_a_nan_stays_in_its_lane():
 
 @pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, True), (3, False)])
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
-def test_against_pytorch(dtype, layers, bidirectional, lengths):
+@pytest.mark.parametrize(
+    "kind, options",
+    [("LSTM", {}), ("LSTM", {"proj_size": 5}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})],
+)
+def test_against_pytorch(dtype, kind, options, layers, bidirectional, lengths):
     torch = pytest.importorskip("torch")
-    ours = fl.LSTM(3, 33, layers, bidirectional=bidirectional, dtype=dtype, seed=1)
-    theirs = torch.nn.LSTM(3, 33, layers, bidirectional=bidirectional, dtype=getattr(torch, dtype))
+    options = options | {"bidirectional": bidirectional}
+    ours = getattr(fl, kind)(3, 33, layers, dtype=dtype, seed=1, **options)
+    theirs = getattr(torch.nn, kind)(3, 33, layers, dtype=getattr(torch, dtype), **options)
     theirs.load_state_dict({name: torch.from_numpy(a) for name, a in ours.state_dict().items()})
     x = numbers((T, B, 3), dtype=dtype)
-    (h, c), (dh, dc) = random_state(ours, B), random_state(ours, B, 9)
-    y, _, backward = ours.forward(x, (h, c), lengths)
+    state, dstate = random_state(ours, B), random_state(ours, B, 9)
+    y, after, backward = ours.forward(x, state, lengths)
     dy = numbers(y.shape, 3, dtype)
     for b, length in enumerate(lengths or []):
         dy[length:, b] = 0
-    dx, (dh0, dc0) = backward(dy, (dh, dc))
-    tx, th, tc = (torch.from_numpy(a).requires_grad_() for a in (x, h, c))
+    dx, dfirst = backward(dy, dstate)
+    tx, first = torch.from_numpy(x).requires_grad_(), [torch.from_numpy(a).requires_grad_() for a in state_parts(state)]
     rnn = torch.nn.utils.rnn
     read = tx if lengths is None else rnn.pack_padded_sequence(tx, torch.tensor(lengths), enforce_sorted=False)
-    ty, (hn, cn) = theirs(read, (th, tc))
+    ty, last = theirs(read, state_of(first))
     if lengths is not None:
         ty = rnn.pad_packed_sequence(ty, total_length=T)[0]
-    (
-        (ty * torch.from_numpy(dy)).sum() + (hn * torch.from_numpy(dh)).sum() + (cn * torch.from_numpy(dc)).sum()
-    ).backward()
-    got = {"y": y, "dx": dx, "dh": dh0, "dc": dc0} | ours.gradients()
-    wanted = {"y": ty.detach(), "dx": tx.grad, "dh": th.grad, "dc": tc.grad} | {
-        n: p.grad for n, p in theirs.named_parameters()
-    }
-    for name, a in got.items():
-        w = wanted[name].numpy()
-        np.testing.assert_allclose(
-            a, w, rtol=0, atol=(1e-5 if dtype == "float32" else 1e-10) * np.abs(w).max(), err_msg=name
-        )
+    pairs = [(ty, dy), *zip(state_parts(last), state_parts(dstate), strict=True)]
+    sum((a * torch.from_numpy(d)).sum() for a, d in pairs).backward()
+    got = {"y": y, "dx": dx, **dict(zip("hc", state_parts(dfirst), strict=False))} | ours.gradients()
+    wanted = {"y": ty.detach(), "dx": tx.grad, **{name: a.grad for name, a in zip("hc", first, strict=False)}}
+    wanted |= {name: p.grad for name, p in theirs.named_parameters()}
+    for name, w in wanted.items():
+        largest = np.abs(w.numpy()).max()
+        tolerance = (1e-5 if dtype == "float32" else 1e-10) * largest
+        np.testing.assert_allclose(got[name], w.numpy(), rtol=0, atol=tolerance, err_msg=name)

@@ -358,7 +358,7 @@ def test_wrong_arguments_are_named(arguments, name):
         {"hidden_size": 2.0},
         {"block_size": 4},
         {"bias": "double"},
-        {"gate_activation": "softsign"},
+        {"gate_activation": "swish"},
         {"clip": 0.0},
         {"clip": float("nan")},
         {"coupled_gates": True, "input_gate": False},

@@ -5,7 +5,7 @@ from fastlstm._fit import fit
 from fastlstm._history import EarlyStopping, History
 from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
 from fastlstm._layer import Layer
-from fastlstm._layers import LSTM, LSTM1997, Linear, Sequential
+from fastlstm._layers import GRU, LSTM, LSTM1997, RNN, Linear, Sequential
 from fastlstm._online import OnlineLearner
 from fastlstm._optim import SGD, Adam, AdamW, RMSprop
 from fastlstm._stream import Stream
@@ -14,6 +14,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "EarlyStopping",
+    "GRU",
     "History",
     "LSTM",
     "LSTM1997",
@@ -21,6 +22,7 @@ __all__ = [
     "Linear",
     "OnlineLearner",
     "RMSprop",
+    "RNN",
     "SGD",
     "Sequential",
     "Stream",

@@ -171,17 +171,23 @@ class Layer:
         network = _core.Network([spec | {"weights": code} for spec in self._specs], self.dtype)
         return network, network.pack(flat)
 
-    def _state_views(self, flat, lanes):
-        """The state as users see it, as views of the engine's flat array: a list, one entry per recurrent layer."""
-        views, at = [], 0
-        for cells, hidden, gates in self._recurrent:
-            parts = []
-            for width in (hidden, hidden, gates):
-                parts.append(flat[at : at + cells * lanes * width].reshape(cells, lanes, width))
+    def _state_parts(self, flat, lanes):
+        """The parts of the engine's flat state array, as views: for each recurrent layer a dict of h, c and a."""
+        entries, at = [], 0
+        for cells, widths in self._recurrent:
+            parts = {}
+            for part, width in widths.items():
+                parts[part] = flat[at : at + cells * lanes * width].reshape(cells, lanes, width)
                 at += cells * lanes * width
-            h, c, a = parts
-            views.append(State((h, c), a) if gates else (h, c))
-        return views
+            entries.append(parts)
+        return entries
+
+    def _state_views(self, flat, lanes):
+        """The state as users see it: a list, one entry per recurrent layer, of views of the engine's flat array."""
+        return [
+            State((p["h"], p["c"]), p["a"]) if "a" in p else (p["h"], p["c"]) if "c" in p else p["h"]
+            for p in self._state_parts(flat, lanes)
+        ]
 
     def _wrap_state(self, views):
         """A single layer's state is its entry itself."""
@@ -198,17 +204,20 @@ class Layer:
         if not isinstance(entries, (list, tuple)) or len(entries) != len(self._recurrent):
             raise ValueError(f"state must be a list of {len(self._recurrent)} entries, one per recurrent layer")
         pairs = []
-        for k, (entry, view) in enumerate(zip(entries, self._state_views(flat, lanes), strict=True)):
+        for k, (entry, parts) in enumerate(zip(entries, self._state_parts(flat, lanes), strict=True)):
             name = f"state[{k}]" if len(entries) > 1 else "state"
-            if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+            if "c" not in parts:
+                arrays = {"h": entry}
+            elif isinstance(entry, (tuple, list)) and len(entry) == 2:
+                arrays = {"h": entry[0], "c": entry[1], "a": getattr(entry, "gates", None)}
+            else:
                 raise ValueError(f"{name} must be a pair (h, c)")
-            arrays = [*entry, getattr(entry, "gates", None)]
-            views = [*view, getattr(view, "gates", None)]
-            for part, array, to in zip("hca", arrays, views, strict=True):
-                if array is None or to is None:
-                    if part != "a":
-                        raise TypeError(f"{part} of {name} must be an array, not None")
-                    continue
+            for part, to in parts.items():
+                array = arrays[part]
+                if array is None:
+                    if part == "a":
+                        continue
+                    raise TypeError(f"{part} of {name} must be an array, not None")
                 if lanes == 1 and ndim_of(array) == 2:  # one sequence, as PyTorch's unbatched state
                     array = np.asarray(array)[:, None, :]
                 pairs.append((to, as_input(array, f"{part} of {name}", self.dtype, to.shape)))
@@ -224,7 +233,7 @@ class Layer:
         x : array (T, B, I), (T, I), (B, T, I) with `batch_first`, or list of B arrays (T_b, I)
             Of the layer's dtype.
         state : optional
-            ``(h, c)`` of a recurrent layer, each (L*D, B, H); for a `Sequential` a list, one entry per
+            ``(h, c)`` of an LSTM, each (L*D, B, H), h of a GRU or RNN; for a `Sequential` a list, one entry per
             recurrent layer. Default: zeros.
         lengths : (B,) integers, optional
             Valid steps of each sequence, 1 to T. What lies beyond is never read.

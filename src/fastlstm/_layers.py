@@ -7,12 +7,114 @@ import numpy as np
 from fastlstm._checks import as_anything, as_choice, as_dtype_name, as_flag, as_number, as_size, shown
 from fastlstm._layer import Layer
 
-ACTIVATIONS = {"sigmoid": 0, "tanh": 1, "identity": 2, "relu": 3, "g1997": 4, "h1997": 5}
-LSTM_KIND, LINEAR_KIND = 0, 1
+LSTM_KIND, LINEAR_KIND, GRU_KIND, RNN_KIND = 0, 1, 2, 3
 INPUT_GATE, FORGET_GATE, OUTPUT_GATE, COUPLED_GATES = 1, 2, 4, 8
 
+# name -> what `fastlstm_activation` has: kind, alpha, beta; and how many of the constants a user may give.
+ACTIVATIONS = {
+    "sigmoid": (0, 0.0, 0.0, 0),
+    "tanh": (1, 0.0, 0.0, 0),
+    "identity": (2, 0.0, 0.0, 0),
+    "relu": (3, 0.0, 0.0, 0),
+    "g1997": (4, 0.0, 0.0, 0),
+    "h1997": (5, 0.0, 0.0, 0),
+    "affine": (6, 1.0, 0.0, 2),
+    "leaky_relu": (7, 0.01, 0.0, 1),
+    "thresholded_relu": (8, 1.0, 0.0, 1),
+    "scaled_tanh": (9, 1.7159, 2 / 3, 2),  # LeCun et al. 1998
+    "hard_sigmoid": (10, 0.2, 0.5, 2),
+    "elu": (11, 1.0, 1.0, 1),
+    "selu": (11, 1.6732632423543772, 1.0507009873554805, 0),  # Klambauer et al. 2017
+    "softsign": (12, 0.0, 0.0, 0),
+    "softplus": (13, 0.0, 0.0, 0),
+}
 
-class LSTM(Layer):
+OFFSETS = ("weight_ih", "weight_hh", "weight_gh", "weight_hr", "bias_ih", "bias_hh", "weight_peephole")
+STATES = ("state_h", "state_c", "state_a")
+# The fields of `fastlstm_layer` that a kind of layer does not have.
+NONE = (
+    dict.fromkeys(("gates", "peepholes", "gate_recurrence", "reverse", "reset_after", "proj_size"), 0)
+    | dict.fromkeys((*OFFSETS, *STATES), -1)
+    | dict.fromkeys(("gate_activation", "input_activation", "output_activation"), ACTIVATIONS["identity"][:3])
+    | {"clip": None, "block_size": 1}
+)
+
+
+def as_activation(value, name):
+    """A name, or a tuple of a name and its constants; returns it, and what the engine takes."""
+    given = value if isinstance(value, tuple) and value else (value,)
+    if not isinstance(given[0], str) or given[0] not in ACTIVATIONS:
+        raise ValueError(
+            f"{name} is {shown(value)} and must be an activation that LSTM knows, such as 'tanh' or ('elu', 1)"
+        )
+    kind, alpha, beta, most = ACTIVATIONS[given[0]]
+    if len(given) - 1 > most:
+        raise ValueError(f"{name} is {shown(value)}: {given[0]} has {most} constants")
+    constants = [as_number(number, f"a constant of {name}") for number in given[1:]]
+    alpha, beta = (*constants, *(alpha, beta)[len(constants) :])
+    if (given[0] in ("leaky_relu", "elu") and alpha < 0) or (given[0] == "scaled_tanh" and alpha == 0):
+        raise ValueError(f"{name} is {shown(value)}: alpha must {'not be 0' if alpha == 0 else 'be 0 or more'}")
+    return (given[0] if len(given) == 1 else (given[0], *constants)), (kind, alpha, beta)
+
+
+class Recurrent(Layer):
+    """Cells of one kind, in `num_layers` layers and one or two directions. A subclass reads its options, calls
+    `_read` for those that all have, and `_describe`."""
+
+    def _read(self, input_size, hidden_size, num_layers, bias, dropout, flags):
+        self.input_size = as_size(input_size, "input_size")
+        self.hidden_size = as_size(hidden_size, "hidden_size")
+        self.num_layers = as_size(num_layers, "num_layers", most=4096)
+        self.bias = as_choice(bias, "bias", (True, "single", False))
+        if as_number(dropout, "dropout", 0):
+            raise ValueError(f"dropout is {shown(dropout)} and must be 0: it is not built yet")
+        self.dropout = 0.0
+        for name, value in flags.items():
+            setattr(self, name, as_flag(value, name))
+
+    def _activation(self, name, value, spec):
+        """Keep a named activation, and put what the engine takes into `spec`."""
+        plain, spec[name] = as_activation(value, name)
+        setattr(self, name, plain)
+
+    def _describe(self, spec, rows, parts, more, dtype, seed):
+        """Name the parameters, describe the cells, and begin.
+
+        `spec`: fields that all cells have; `rows` of parameters; `parts`: widths of the state's h, c and a; `more`:
+        shapes of parameters beside the usual ones, or None.
+        """
+        directions = 2 if self.bidirectional else 1
+        cells, outputs = self.num_layers * directions, parts["h"]
+        self._specs, self._shapes, size = [], {}, 0
+        self._recurrent = [(cells, parts)]
+        starts = dict(zip(parts, np.cumsum([0, *parts.values()]).tolist(), strict=False))
+        for k in range(cells):
+            layer, reverse = divmod(k, directions)
+            width = self.input_size if layer == 0 else outputs * directions
+            suffix = f"_l{layer}" + ("_reverse" if reverse else "")
+            shapes = {
+                "weight_ih": (rows, width),
+                "weight_hh": (rows, outputs),
+                "bias_ih": (rows,) if self.bias else None,
+                "bias_hh": (rows,) if self.bias is True else None,
+            } | more
+            own = {"input_size": width, "hidden_size": self.hidden_size, "reverse": reverse}
+            own |= {f"state_{part}": starts[part] * cells + k * wide for part, wide in parts.items()}
+            for name, shape in shapes.items():
+                if shape is not None:
+                    own[name] = size
+                    self._shapes[name + suffix] = (size, shape)
+                    size += math.prod(shape)
+            self._specs.append(NONE | spec | own)
+        bound = 1 / math.sqrt(self.hidden_size)
+        self._finish(dtype, random_parameters(size, dtype, seed, bound, "input_size and hidden_size"))
+
+    def __repr__(self):
+        more = f", {self.num_layers}" if self.num_layers > 1 else ""
+        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{more})"
+
+
+class LSTM(Recurrent):
     """Long short-term memory, in all the variants of its literature, by switches of one cell.
 
     For memory blocks of S cells, with s = (x_t, h_{t-1}, gate activations_{t-1} if `gate_recurrence`, 1)::
@@ -32,6 +134,9 @@ class LSTM(Layer):
         Batches are (B, T, I) instead of (T, B, I).
     bidirectional : bool
         A second cell reads time backwards; outputs are (..., 2H), forward half first.
+    proj_size : int
+        P > 0: h, which is what the layer gives out and reads again, is W_hr (P, H) times the cells' outputs, as in
+        PyTorch (Sak et al. 2014); smaller than H. Where outputs or h are said to have H elements, they have P.
     peepholes : bool
         Gates read the cell states of their block (Gers, Schraudolph and Schmidhuber 2002).
     input_gate, forget_gate, output_gate : bool
@@ -42,8 +147,11 @@ class LSTM(Layer):
         Net inputs also read all gate activations of the step before, as in 1997.
     block_size : int
         S cells share their gates (1997); divides H. Unit u is cell u % S of block u // S.
-    input_activation, output_activation, gate_activation : str
-        g, h and sigma: "sigmoid", "tanh", "identity", "relu", "g1997" (2 tanh(x/2)), "h1997" (tanh(x/2)).
+    input_activation, output_activation, gate_activation : str or tuple
+        g, h and sigma: "sigmoid", "tanh", "identity", "relu", "g1997" (2 tanh(x/2)), "h1997" (tanh(x/2)), "softsign",
+        "softplus", "selu"; and with constants, as a name or as (name, alpha, beta): "affine" (alpha x + beta),
+        "hard_sigmoid" (that, kept in [0, 1]), "scaled_tanh" (alpha tanh(beta x)), "leaky_relu", "thresholded_relu",
+        "elu" (alpha alone). The constants' meaning and defaults are those of ONNX.
     clip : float or None
         Cell states are kept within [-clip, clip].
     dtype : "float32" or "float64"
@@ -52,8 +160,8 @@ class LSTM(Layer):
 
     Notes
     -----
-    Parameters have PyTorch's names, shapes and gate order i, f, g, o; see `state_dict`. `dropout` and `proj_size`
-    are taken for PyTorch's sake and must be 0: training with them is not built yet.
+    Parameters have PyTorch's names, shapes and gate order i, f, g, o; see `state_dict`. `dropout` is taken for
+    PyTorch's sake and must be 0: training with it is not built yet.
 
     Raises
     ------
@@ -97,13 +205,6 @@ class LSTM(Layer):
         dtype="float32",
         seed=None,
     ):
-        self.input_size = as_size(input_size, "input_size")
-        self.hidden_size = as_size(hidden_size, "hidden_size")
-        self.num_layers = as_size(num_layers, "num_layers", most=4096)
-        self.block_size = as_size(block_size, "block_size")
-        if self.hidden_size % self.block_size:
-            raise ValueError(f"block_size is {block_size} and must divide hidden_size, which is {hidden_size}")
-        self.bias = as_choice(bias, "bias", (True, "single", False))
         flags = {
             "batch_first": batch_first,
             "bidirectional": bidirectional,
@@ -114,77 +215,39 @@ class LSTM(Layer):
             "coupled_gates": coupled_gates,
             "gate_recurrence": gate_recurrence,
         }
-        for name, value in flags.items():
-            setattr(self, name, as_flag(value, name))
+        self._read(input_size, hidden_size, num_layers, bias, dropout, flags)
+        self.block_size = as_size(block_size, "block_size")
+        if self.hidden_size % self.block_size:
+            raise ValueError(f"block_size is {block_size} and must divide hidden_size, which is {hidden_size}")
+        self.proj_size = as_size(proj_size, "proj_size", 0)
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(f"proj_size is {proj_size} and must be smaller than hidden_size, which is {hidden_size}")
         if self.coupled_gates and not self.input_gate:
             raise ValueError("coupled_gates needs input_gate: the forget gate is 1 - i")
-        for name, value in (("dropout", dropout), ("proj_size", proj_size)):
-            if as_number(value, name, 0):
-                raise ValueError(f"{name} is {shown(value)} and must be 0: it is not built yet")
-        self.dropout, self.proj_size = 0.0, 0
-        self.input_activation = as_choice(input_activation, "input_activation", ACTIVATIONS)
-        self.output_activation = as_choice(output_activation, "output_activation", ACTIVATIONS)
-        self.gate_activation = as_choice(gate_activation, "gate_activation", ACTIVATIONS)
         self.clip = None if clip is None else as_number(clip, "clip", 0, low_in=False)
-        dtype = as_dtype_name(dtype)
-        size = self._build()
-        bound = 1 / math.sqrt(self.hidden_size)
-        self._finish(dtype, random_parameters(size, dtype, seed, bound, "input_size and hidden_size"))
-
-    def _build(self):
-        """Name the parameters and describe the cells; returns the number of parameters."""
-        own_forget = self.forget_gate and not self.coupled_gates
-        present = [self.input_gate, own_forget, self.output_gate]
-        blocks = self.hidden_size // self.block_size
-        rows = sum(present) * blocks + self.hidden_size
-        gates = sum(present) * blocks if self.gate_recurrence else 0
-        directions = 2 if self.bidirectional else 1
-        cells = self.num_layers * directions
-        self._specs, self._shapes, size = [], {}, 0
-        self._recurrent = [(cells, self.hidden_size, gates)]
-        for k in range(cells):
-            layer, reverse = divmod(k, directions)
-            width = self.input_size if layer == 0 else self.hidden_size * directions
-            suffix = f"_l{layer}" + ("_reverse" if reverse else "")
-            shapes = {
-                "weight_ih": (rows, width),
-                "weight_hh": (rows, self.hidden_size),
-                "bias_ih": (rows,) if self.bias else None,
-                "bias_hh": (rows,) if self.bias is True else None,
-                "weight_gh": (rows, gates) if gates else None,
-                "weight_peephole": (sum(present), self.hidden_size) if self.peepholes and sum(present) else None,
-            }
-            spec = {
-                "kind": LSTM_KIND,
-                "gates": sum(
-                    bit for bit, has in zip((INPUT_GATE, FORGET_GATE, OUTPUT_GATE), present, strict=True) if has
-                )
-                | (COUPLED_GATES if self.coupled_gates else 0),
-                "peepholes": int(shapes["weight_peephole"] is not None),
-                "gate_recurrence": int(self.gate_recurrence),
-                "reverse": reverse,
-                "gate_activation": ACTIVATIONS[self.gate_activation],
-                "input_activation": ACTIVATIONS[self.input_activation],
-                "output_activation": ACTIVATIONS[self.output_activation],
-                "clip": self.clip,
-                "input_size": width,
-                "hidden_size": self.hidden_size,
-                "block_size": self.block_size,
-                "state_h": k * self.hidden_size,
-                "state_c": (cells + k) * self.hidden_size,
-                "state_a": 2 * cells * self.hidden_size + k * gates if gates else -1,
-            }
-            for name, shape in shapes.items():
-                spec[name] = -1 if shape is None else size
-                if shape is not None:
-                    self._shapes[name + suffix] = (size, shape)
-                    size += math.prod(shape)
-            self._specs.append(spec)
-        return size
-
-    def __repr__(self):
-        more = f", {self.num_layers}" if self.num_layers > 1 else ""
-        return f"{type(self).__name__}({self.input_size}, {self.hidden_size}{more})"
+        present = [self.input_gate, self.forget_gate and not self.coupled_gates, self.output_gate]
+        count, blocks = sum(present), self.hidden_size // self.block_size
+        rows, gates = count * blocks + self.hidden_size, count * blocks if self.gate_recurrence else 0
+        bits = sum(bit for bit, has in zip((INPUT_GATE, FORGET_GATE, OUTPUT_GATE), present, strict=True) if has)
+        spec = {
+            "kind": LSTM_KIND,
+            "gates": bits | (COUPLED_GATES if self.coupled_gates else 0),
+            "peepholes": int(self.peepholes and count > 0),
+            "gate_recurrence": int(self.gate_recurrence),
+            "block_size": self.block_size,
+            "proj_size": self.proj_size,
+            "clip": self.clip,
+        }
+        self._activation("input_activation", input_activation, spec)
+        self._activation("output_activation", output_activation, spec)
+        self._activation("gate_activation", gate_activation, spec)
+        more = {
+            "weight_gh": (rows, gates) if gates else None,
+            "weight_hr": (self.proj_size, self.hidden_size) if self.proj_size else None,
+            "weight_peephole": (count, self.hidden_size) if spec["peepholes"] else None,
+        }
+        parts = {"h": self.proj_size or self.hidden_size, "c": self.hidden_size} | ({"a": gates} if gates else {})
+        self._describe(spec, rows, parts, more, as_dtype_name(dtype), seed)
 
 
 class LSTM1997(LSTM):
@@ -263,6 +326,112 @@ class LSTM1997(LSTM):
         self._parameters.changed()
 
 
+class GRU(Recurrent):
+    """Gated recurrent unit (Cho et al. 2014)::
+
+        r = sigma(W_r s)    z = sigma(W_z s)    h_t = (1 - z) n + z h_{t-1}        s = (x_t, h_{t-1}, 1)
+        n = phi(W_n x_t + b_n + r (U_n h_{t-1} + b'_n))     `reset_after`
+        n = phi(W_n x_t + b_n + U_n (r h_{t-1}) + b'_n)     otherwise
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, dropout, dtype, seed
+        As for `LSTM`.
+    reset_after : bool
+        Where the reset gate acts. True is the form of PyTorch, cuDNN and Keras, and of ONNX with
+        ``linear_before_reset=1``; False that of the paper, and ONNX' default.
+    gate_activation, input_activation : str or tuple
+        sigma and phi, of the names that `LSTM` knows.
+
+    Notes
+    -----
+    Parameters have PyTorch's names, shapes and gate order r, z, n. The state is h (L*D, B, H).
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> y, h = fl.GRU(2, 8, seed=0)(np.ones((10, 2), np.float32))
+    >>> y.shape, h.shape
+    ((10, 8), (1, 1, 8))
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        *,
+        bias=True,
+        batch_first=False,
+        bidirectional=False,
+        dropout=0.0,
+        reset_after=True,
+        gate_activation="sigmoid",
+        input_activation="tanh",
+        dtype="float32",
+        seed=None,
+    ):
+        flags = {"batch_first": batch_first, "bidirectional": bidirectional, "reset_after": reset_after}
+        self._read(input_size, hidden_size, num_layers, bias, dropout, flags)
+        spec = {"kind": GRU_KIND, "reset_after": int(self.reset_after)}
+        self._activation("gate_activation", gate_activation, spec)
+        self._activation("input_activation", input_activation, spec)
+        self._describe(spec, 3 * self.hidden_size, {"h": self.hidden_size}, {}, as_dtype_name(dtype), seed)
+
+
+class RNN(Recurrent):
+    """The simple recurrent network of Elman (1990): h_t = phi(W x_t + U h_{t-1} + b).
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, dropout, dtype, seed
+        As for `LSTM`.
+    nonlinearity : str or tuple
+        phi: "tanh", "relu", "sigmoid", or any other activation that `LSTM` knows.
+
+    Notes
+    -----
+    Parameters have PyTorch's names and shapes. The state is h (L*D, B, H).
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> y, h = fl.RNN(2, 8, nonlinearity="relu", seed=0)(np.ones((10, 2), np.float32))
+    >>> y.shape, h.shape
+    ((10, 8), (1, 1, 8))
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        *,
+        nonlinearity="tanh",
+        bias=True,
+        batch_first=False,
+        bidirectional=False,
+        dropout=0.0,
+        dtype="float32",
+        seed=None,
+    ):
+        flags = {"batch_first": batch_first, "bidirectional": bidirectional}
+        self._read(input_size, hidden_size, num_layers, bias, dropout, flags)
+        self.nonlinearity, activation = as_activation(nonlinearity, "nonlinearity")
+        spec = {"kind": RNN_KIND, "input_activation": activation}
+        self._describe(spec, self.hidden_size, {"h": self.hidden_size}, {}, as_dtype_name(dtype), seed)
+
+
 class Linear(Layer):
     """y = act(W x + b), applied to every step.
 
@@ -270,8 +439,8 @@ class Linear(Layer):
     ----------
     in_features, out_features : int
     bias : bool
-    activation : str or None
-        One of the names that `LSTM` knows; None is "identity".
+    activation : str, tuple or None
+        One that `LSTM` knows; None is "identity".
     dtype : "float32" or "float64"
     seed : int, numpy Generator or None
         Of the initial parameters, U(-1/sqrt(in_features), 1/sqrt(in_features)).
@@ -293,39 +462,21 @@ class Linear(Layer):
         self.in_features = as_size(in_features, "in_features")
         self.out_features = as_size(out_features, "out_features")
         has_bias = as_flag(bias, "bias")
-        self.activation = as_choice(activation, "activation", (None, *ACTIVATIONS))
+        self.activation, activation = (None, None) if activation is None else as_activation(activation, "activation")
         dtype = as_dtype_name(dtype)
         size = self.in_features * self.out_features
         self._shapes = {"weight": (0, (self.out_features, self.in_features))}
         if has_bias:
             self._shapes["bias"] = (size, (self.out_features,))
         self._recurrent = []
-        self._specs = [
-            dict.fromkeys(
-                (
-                    "gates",
-                    "peepholes",
-                    "gate_recurrence",
-                    "reverse",
-                    "gate_activation",
-                    "input_activation",
-                    "state_h",
-                    "state_c",
-                    "weight_ih",
-                ),
-                0,
-            )
-            | dict.fromkeys(("weight_hh", "weight_gh", "bias_hh", "weight_peephole", "state_a"), -1)
-            | {
-                "kind": LINEAR_KIND,
-                "output_activation": ACTIVATIONS[self.activation or "identity"],
-                "clip": None,
-                "input_size": self.in_features,
-                "hidden_size": self.out_features,
-                "block_size": 1,
-                "bias_ih": size if has_bias else -1,
-            }
-        ]
+        spec = {
+            "kind": LINEAR_KIND,
+            "input_size": self.in_features,
+            "hidden_size": self.out_features,
+            "weight_ih": 0,
+            "bias_ih": size if has_bias else -1,
+        }
+        self._specs = [NONE | spec | ({"output_activation": activation} if activation else {})]
         bound = 1 / math.sqrt(self.in_features)
         self._finish(
             dtype,
@@ -343,8 +494,8 @@ class Sequential(Layer):
     Parameters
     ----------
     *layers : Layer
-        `LSTM`, `LSTM1997`, `Linear`, or other `Sequential`; sizes and dtypes must fit. From now on the layers'
-        parameters are slices of the network's one flat array; a layer can be part of one network only.
+        `LSTM`, `LSTM1997`, `GRU`, `RNN`, `Linear`, or other `Sequential`; sizes and dtypes must fit. From now on the
+        layers' parameters are slices of the network's one flat array; a layer can be part of one network only.
 
     Notes
     -----
@@ -383,10 +534,7 @@ class Sequential(Layer):
         for k, layer in enumerate(layers):
             self._shapes |= {f"{k}.{name}": (size + at, shape) for name, (at, shape) in layer._shapes.items()}
             self._recurrent += layer._recurrent
-            moves = dict.fromkeys(
-                ("weight_ih", "weight_hh", "weight_gh", "bias_ih", "bias_hh", "weight_peephole"), size
-            )
-            moves |= dict.fromkeys(("state_h", "state_c", "state_a"), state)
+            moves = dict.fromkeys(OFFSETS, size) | dict.fromkeys(STATES, state)
             self._specs += [
                 {name: value + moves[name] if name in moves and value != -1 else value for name, value in spec.items()}
                 for spec in layer._specs

@@ -61,10 +61,9 @@ class Stream(_core.Stream):
             self.flat_state[:] = 0
             return
         mask = as_mask(mask, "mask", (self.lanes,)).view(bool)
-        for entry in self.layer._state_views(self.flat_state, self.lanes):
-            for part in (*entry, getattr(entry, "gates", None)):
-                if part is not None:
-                    part[:, mask] = 0
+        for parts in self.layer._state_parts(self.flat_state, self.lanes):
+            for part in parts.values():
+                part[:, mask] = 0
 
     @property
     def state(self):

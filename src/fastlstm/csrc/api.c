@@ -84,44 +84,68 @@ static int fits(ptrdiff_t offset, ptrdiff_t size) {
     return size >= 0 && (offset == -1 || plus(offset, size) >= 0);
 }
 
+/* Whether a layer applies this activation at all, or its constants suit it. */
+static int activation_good(const fastlstm_activation *a) {
+    if (a->kind < FASTLSTM_SIGMOID || a->kind > FASTLSTM_SOFTPLUS || !isfinite(a->alpha) || !isfinite(a->beta)) return 0;
+    switch (a->kind) {
+    case FASTLSTM_LEAKY_RELU: return a->alpha >= 0;
+    case FASTLSTM_SCALED_TANH: return a->alpha != 0;
+    case FASTLSTM_ELU: return a->alpha >= 0 && a->beta > 0;
+    default: return 1;
+    }
+}
+
+static int is_switch(int32_t value) { return value == 0 || value == 1; }
+
+/* Parameter rows of a recurrent layer's net inputs. */
+static ptrdiff_t rows_of(const fastlstm_layer *l, const fl_geometry *q) {
+    return l->kind == FASTLSTM_GRU ? 3 * q->H : q->gates * q->J + q->H;
+}
+
 static fastlstm_status layer_check(const fastlstm_layer *l) {
     const ptrdiff_t I = l->input_size, H = l->hidden_size, S = l->block_size;
-    if (I <= 0 || H <= 0 || S <= 0) return FASTLSTM_BAD_LAYER;
+    const int lstm = l->kind == FASTLSTM_LSTM;
+    if (I <= 0 || H <= 0 || S <= 0 || l->proj_size < 0 || l->kind < FASTLSTM_LSTM || l->kind > FASTLSTM_RNN) return FASTLSTM_BAD_LAYER;
     if (I > FL_LIMIT || H > FL_LIMIT || S > FL_LIMIT) return FASTLSTM_TOO_LARGE;
-    if (l->gate_activation < 0 || l->gate_activation > FASTLSTM_H1997 || l->input_activation < 0 ||
-        l->input_activation > FASTLSTM_H1997 || l->output_activation < 0 || l->output_activation > FASTLSTM_H1997)
+    if (!activation_good(&l->gate_activation) || !activation_good(&l->input_activation) || !activation_good(&l->output_activation))
         return FASTLSTM_BAD_LAYER;
-    if (l->weight_gh < -1 || l->bias_ih < -1 || l->bias_hh < -1 || l->weight_peephole < -1 || l->state_a < -1 || l->peepholes < 0 ||
-        l->peepholes > 1 || l->gate_recurrence < 0 || l->gate_recurrence > 1 || l->reverse < 0 || l->reverse > 1)
+    if (l->weight_gh < -1 || l->bias_ih < -1 || l->bias_hh < -1 || l->weight_peephole < -1 || l->weight_hr < -1 || l->state_a < -1 ||
+        !is_switch(l->peepholes) || !is_switch(l->gate_recurrence) || !is_switch(l->reverse) || !is_switch(l->reset_after))
         return FASTLSTM_BAD_LAYER;
     if (l->weights < FASTLSTM_NATIVE || l->weights > FASTLSTM_INT8) return FASTLSTM_BAD_LAYER;
+    if (!lstm && (S != 1 || l->peepholes || l->gate_recurrence || l->proj_size || l->weight_gh != -1 || l->weight_peephole != -1))
+        return FASTLSTM_BAD_LAYER;
+    if ((l->proj_size > 0) != (l->weight_hr >= 0) || l->proj_size > H || (l->reset_after && l->kind != FASTLSTM_GRU)) return FASTLSTM_BAD_LAYER;
     if (l->kind == FASTLSTM_LINEAR) {
         if (l->weights == FASTLSTM_INT8 && I > FL_MOST_BYTES) return FASTLSTM_TOO_LARGE;
-        if (S != 1 || l->reverse || l->peepholes || l->gate_recurrence || l->weight_ih < 0 || l->weight_hh != -1 || l->weight_gh != -1 ||
-            l->bias_hh != -1 || l->weight_peephole != -1)
-            return FASTLSTM_BAD_LAYER;
+        if (l->reverse || l->weight_ih < 0 || l->weight_hh != -1 || l->bias_hh != -1) return FASTLSTM_BAD_LAYER;
         if (times(times(H, I), 256) < 0 || !fits(l->weight_ih, times(H, I)) || !fits(l->bias_ih, H)) return FASTLSTM_TOO_LARGE;
         return FASTLSTM_OK;
     }
-    if (l->kind != FASTLSTM_LSTM || H % S || !(l->clip > 0) || l->gates < 0 || l->gates > 15 ||
-        ((l->gates & FASTLSTM_COUPLED_GATES) && ((l->gates & FASTLSTM_FORGET_GATE) || !(l->gates & FASTLSTM_INPUT_GATE))))
+    if (lstm && (H % S || !(l->clip > 0) || l->gates < 0 || l->gates > 15 ||
+                 ((l->gates & FASTLSTM_COUPLED_GATES) && ((l->gates & FASTLSTM_FORGET_GATE) || !(l->gates & FASTLSTM_INPUT_GATE)))))
         return FASTLSTM_BAD_LAYER;
-    const ptrdiff_t gates = (l->gates & 1) + (l->gates >> 1 & 1) + (l->gates >> 2 & 1), rows = plus(times(gates, H / S), H);
+    if (times(H, 4) < 0) return FASTLSTM_TOO_LARGE;
+    const ptrdiff_t gates = lstm ? (l->gates & 1) + (l->gates >> 1 & 1) + (l->gates >> 2 & 1) : 0;
+    const ptrdiff_t rows = l->kind == FASTLSTM_GRU ? 3 * H : plus(times(gates, H / S), H), P = l->proj_size ? l->proj_size : H;
     const ptrdiff_t A = l->gate_recurrence ? gates * (H / S) : 0, sources = plus(plus(I, H), plus(A, 2));
     if (l->weights == FASTLSTM_INT8 && (I > FL_MOST_BYTES || H > FL_MOST_BYTES || A > FL_MOST_BYTES)) return FASTLSTM_TOO_LARGE;
     if (l->weight_ih < 0 || l->weight_hh < 0 || (l->weight_gh < 0) != (A == 0) || (l->weight_peephole < 0) != (!l->peepholes || !gates) ||
-        (l->bias_hh >= 0 && l->bias_ih < 0) || l->state_h < 0 || l->state_c < 0 || (A && l->state_a < 0))
+        (l->bias_hh >= 0 && l->bias_ih < 0) || l->state_h < 0 || (lstm && l->state_c < 0) || (A && l->state_a < 0))
         return FASTLSTM_BAD_LAYER;
     /* Packed weights, traces and factors of a layer are at most this, in bytes. */
     const ptrdiff_t blocks = plus(H / S, 16);
-    if (times(times(times(blocks, plus(times(S, 3), 3)), sources), 16) < 0 || times(times(times(S, S), blocks), 16) < 0)
+    if (times(times(times(blocks, plus(times(S, 3), 3)), sources), 16) < 0 || times(times(times(S, S), blocks), 16) < 0 ||
+        times(times(plus(H, 16), plus(H, 16)), 16) < 0)
         return FASTLSTM_TOO_LARGE;
-    if (!fits(l->weight_ih, times(rows, I)) || !fits(l->weight_hh, times(rows, H)) || !fits(l->weight_gh, times(rows, A)) ||
-        !fits(l->bias_ih, rows) || !fits(l->bias_hh, rows) || !fits(l->weight_peephole, times(gates, H)) || !fits(l->state_h, H) ||
-        !fits(l->state_c, H) || !fits(l->state_a, A))
+    if (!fits(l->weight_ih, times(rows, I)) || !fits(l->weight_hh, times(rows, P)) || !fits(l->weight_gh, times(rows, A)) ||
+        !fits(l->weight_hr, times(P, H)) || !fits(l->bias_ih, rows) || !fits(l->bias_hh, rows) || !fits(l->weight_peephole, times(gates, H)) ||
+        !fits(l->state_h, P) || (lstm && !fits(l->state_c, H)) || !fits(l->state_a, A))
         return FASTLSTM_TOO_LARGE;
     return FASTLSTM_OK;
 }
+
+static ptrdiff_t outputs_of(const fastlstm_layer *l) { return l->proj_size ? l->proj_size : l->hidden_size; }
 
 fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_layers) {
     ptrdiff_t width = -1, total = 0;
@@ -132,12 +156,11 @@ fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_lay
         const fastlstm_status status = layer_check(l);
         if (status) return status;
         if (l->reverse) { /* the backward half of the layer before it */
-            if (i == 0 || l[-1].reverse || l[-1].kind != FASTLSTM_LSTM || l->kind != FASTLSTM_LSTM || l[-1].input_size != l->input_size)
-                return FASTLSTM_BAD_LAYER;
-            width = plus(l[-1].hidden_size, l->hidden_size);
+            if (i == 0 || l[-1].reverse || l[-1].kind == FASTLSTM_LINEAR || l[-1].input_size != l->input_size) return FASTLSTM_BAD_LAYER;
+            width = plus(outputs_of(l - 1), outputs_of(l));
         } else {
             if (width >= 0 && l->input_size != width) return FASTLSTM_BAD_LAYER;
-            width = l->hidden_size;
+            width = outputs_of(l);
         }
         total = plus(total, times(fl_layer_geometry(l, 16).packed, 64));
         if (total < 0 || width < 0) return FASTLSTM_TOO_LARGE;
@@ -187,9 +210,10 @@ ptrdiff_t fastlstm_params_size(const fastlstm_layer *layers, ptrdiff_t n_layers)
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fastlstm_layer *l = layers + i;
         const fl_geometry q = fl_layer_geometry(l, 1);
-        const ptrdiff_t rows = l->kind == FASTLSTM_LINEAR ? q.H : q.gates * q.J + q.H;
+        const ptrdiff_t rows = rows_of(l, &q);
         size = FL_MAX(size, l->weight_ih + rows * q.I);
-        if (l->weight_hh >= 0) size = FL_MAX(size, l->weight_hh + rows * q.H);
+        if (l->weight_hh >= 0) size = FL_MAX(size, l->weight_hh + rows * q.P);
+        if (l->weight_hr >= 0) size = FL_MAX(size, l->weight_hr + q.P * q.H);
         if (l->weight_gh >= 0) size = FL_MAX(size, l->weight_gh + rows * q.A);
         if (l->bias_ih >= 0) size = FL_MAX(size, l->bias_ih + rows);
         if (l->bias_hh >= 0) size = FL_MAX(size, l->bias_hh + rows);
@@ -205,7 +229,8 @@ ptrdiff_t fastlstm_state_size(const fastlstm_layer *layers, ptrdiff_t n_layers, 
         const fastlstm_layer *l = layers + i;
         const fl_geometry q = fl_layer_geometry(l, 1);
         if (l->kind == FASTLSTM_LINEAR) continue;
-        size = FL_MAX(size, FL_MAX(l->state_h, l->state_c) + q.H);
+        size = FL_MAX(size, l->state_h + q.P);
+        if (l->kind == FASTLSTM_LSTM) size = FL_MAX(size, l->state_c + q.H);
         if (q.A) size = FL_MAX(size, l->state_a + q.A);
     }
     return times(times(size, lanes), 8) < 0 ? -1 : size * lanes;
@@ -264,10 +289,10 @@ static int compact_fits(const fastlstm_layer *l, const float *w, ptrdiff_t count
 
 static int weights_fit(const fastlstm_layer *l, const float *params) {
     const fl_geometry q = fl_layer_geometry(l, 1);
-    const ptrdiff_t rows = q.gates * q.J + q.H;
-    return l->weights == FASTLSTM_NATIVE || (compact_fits(l, params + l->weight_ih, rows * q.I) &&
-                                             (l->kind == FASTLSTM_LINEAR || (compact_fits(l, params + l->weight_hh, rows * q.H) &&
-                                              (!q.A || compact_fits(l, params + l->weight_gh, rows * q.A)))));
+    const ptrdiff_t rows = rows_of(l, &q);
+    return l->weights == FASTLSTM_NATIVE ||
+           (compact_fits(l, params + l->weight_ih, rows * q.I) && (l->kind == FASTLSTM_LINEAR || compact_fits(l, params + l->weight_hh, rows * q.P)) &&
+            (!q.A || compact_fits(l, params + l->weight_gh, rows * q.A)) && (!l->proj_size || compact_fits(l, params + l->weight_hr, q.P * q.H)));
 }
 
 fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *params, void *packed) {
@@ -346,11 +371,12 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
    weights of a layer beyond which a core's second-level cache does not hold them. */
 enum { FL_CALL_WORK = 1000000, FL_MEETING_WORK = 100000, FL_LARGE_LAYER = 400000, FL_MOST_THREADS = 1 << 16 };
 
-/* Gate activations pass from step to step in each thread's own memory: units are divided without them only. */
-static int reads_gates(const fastlstm_layer *layers, ptrdiff_t n) {
+/* Gate activations, and the sources of a second product in a step, are in each thread's own memory: units of layers with
+   neither can be divided. */
+static int units_divide(const fastlstm_layer *layers, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++)
-        if (layers[i].gate_recurrence) return 1;
-    return 0;
+        if (layers[i].gate_recurrence || fl_layer_geometry(layers + i, 1).has_tail) return 0;
+    return 1;
 }
 
 int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes,
@@ -366,7 +392,7 @@ int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers,
     const ptrdiff_t meeting = times(largest, lanes);
     if (work >= 0 && work < FL_CALL_WORK) return 1;
     /* One lane has nothing else to divide; of large layers each core then keeps its part of the weights in its own cache. */
-    *by_units = !reads_gates(layers, n_layers) && (meeting < 0 || meeting >= FL_MEETING_WORK) && (lanes < threads || largest >= FL_LARGE_LAYER);
+    *by_units = units_divide(layers, n_layers) && (meeting < 0 || meeting >= FL_MEETING_WORK) && (lanes < threads || largest >= FL_LARGE_LAYER);
     return *by_units || threads <= lanes ? threads : (int)lanes;
 }
 
@@ -383,7 +409,7 @@ static fl_room room_for(const fastlstm_engine *engine, const fastlstm_layer *lay
     const ptrdiff_t parts = by_units ? 1 : threads;
     const ptrdiff_t less = fastlstm_forward_scratch_size(engine, layers, n, steps, lanes / parts);
     const ptrdiff_t more = fastlstm_forward_scratch_size(engine, layers, n, steps, lanes / parts + (lanes % parts != 0));
-    if (less < 0 || more < 0 || (by_units && reads_gates(layers, n))) return none;
+    if (less < 0 || more < 0 || (by_units && !units_divide(layers, n))) return none;
     const ptrdiff_t real = engine->bits / 8, order = times(lanes, (ptrdiff_t)sizeof(ptrdiff_t)) / real;
     const fl_room room = {(order + 15) / 16 * 16, (FL_MAX(less, more) + 15) / 16 * 16};
     return order < 0 || times(plus(room.order, times(room.each, threads)), real) < 0 ? none : room;
@@ -444,7 +470,7 @@ static fastlstm_status forward_on_tape(const fastlstm_engine *engine, const fast
     const fastlstm_status status = whole_batch_check(engine, layers, n_layers, batch);
     if (status) return status;
     if (!packed || !scratch || threads < 1 || threads > FL_MOST_THREADS || by_units < 0 || by_units > 1 ||
-        (by_units ? reads_gates(layers, n_layers) : threads > batch->lanes))
+        (by_units ? !units_divide(layers, n_layers) : threads > batch->lanes))
         return FASTLSTM_BAD_ARGUMENT;
     const fl_room room = room_for(engine, layers, n_layers, batch->steps, batch->lanes, threads, by_units);
     if (room.each < 0) return FASTLSTM_TOO_LARGE;
@@ -476,7 +502,7 @@ fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const f
 /* Directions of the layer that starts at l, of n left. */
 static ptrdiff_t directions(const fastlstm_layer *l, ptrdiff_t n) { return n > 1 && l[1].reverse ? 2 : 1; }
 
-static ptrdiff_t width_of(const fastlstm_layer *l, ptrdiff_t n) { return l->hidden_size + (directions(l, n) == 2 ? l[1].hidden_size : 0); }
+static ptrdiff_t width_of(const fastlstm_layer *l, ptrdiff_t n) { return outputs_of(l) + (directions(l, n) == 2 ? outputs_of(l + 1) : 0); }
 
 static ptrdiff_t rounded(ptrdiff_t elements) { return (elements + 15) / 16 * 16; }
 
@@ -658,7 +684,7 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
             call.b = &back;
             for (call.phase = 0; call.phase < 3 && !call.stop; call.phase++)
                 fl_parallel(threads, run_back, &call);
-            column += q.H;
+            column += q.P;
             weights += q.packed;
             at += fl_tape_size(&q, T, B) * real;
         }
@@ -680,12 +706,19 @@ fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fast
     return FASTLSTM_OK;
 }
 
+/* Whether the truncated gradient of 1997 is defined for all layers. */
+static int all_traced(const fastlstm_layer *layers, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (layers[i].kind == FASTLSTM_GRU || layers[i].kind == FASTLSTM_RNN || layers[i].proj_size) return 0;
+    return 1;
+}
+
 static fastlstm_status learner_check(const fastlstm_learner *m) {
     if (!m || !m->engine || m->pending < 0 || m->pending > FL_LIMIT || (m->momentum != 0 && m->update && !m->velocity)) return FASTLSTM_BAD_ARGUMENT;
     if (m->prepared) return FASTLSTM_OK;
     const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
     if (status) return status;
-    if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
+    if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers) || !all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
         m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;

@@ -14,16 +14,19 @@
        da_f = sum_v dc_v c_v(t-1)              d_f = f' da_f              d_g,v = dc_v i g'
        coupled gates: da_i = sum_v dc_v (g_v - c_v(t-1))                  dc_v(t-1) = dc_v f + p_i[v] d_i + p_f[v] d_f
 
-   dh: (H,) error of the outputs from above; dh_next, da_next: from the net inputs of the step after, (H,) and (A,);
+   dh: (H,) error of the outputs from above; dh_next, da_next: from the net inputs of the step after, (H,) and (A,) or NULL;
    dc: inout (H,). */
-FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *dh, const REAL *dh_next, REAL *dc, int plain) {
+FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next,
+                            REAL *dc, int plain) {
+    static const fastlstm_activation sigmoid = {FASTLSTM_SIGMOID, 0, 0}, tanh = {FASTLSTM_TANH, 0, 0};
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t S = plain ? 1 : q->S, block = group * VW, n = q->J - block < VW ? q->J - block : VW;
-    const int has_i = plain || q->i, has_f = plain || q->f, has_o = plain || q->o, gate = plain ? FASTLSTM_SIGMOID : l->gate_activation;
-    const int in = plain ? FASTLSTM_TANH : l->input_activation, out = plain ? FASTLSTM_TANH : l->output_activation;
+    const int has_i = plain || q->i, has_f = plain || q->f, has_o = plain || q->o;
+    const fastlstm_activation *gate = plain ? &sigmoid : &l->gate_activation, *in = plain ? &tanh : &l->input_activation;
+    const fastlstm_activation *out = plain ? &tanh : &l->output_activation;
     const REAL *peep = !plain && l->peepholes ? cell->w + q->peephole + group * 3 * S * VW : NULL, *kept = acts + fl_act_cell(q, group, VW);
-    const REAL *da = !plain && q->A ? dh_next + q->H + block : NULL; /* gate by gate */
+    const REAL *da = !plain && da_next ? da_next + block : NULL; /* gate by gate */
     REAL *act = acts + fl_act_net(q, group, VW), *act_i = act, *act_f = act + has_i * VW, *act_o = act_f + has_f * VW, *act_g = act_o + has_o * VW;
     const V one = v_set1(1), zero = v_zero();
     const int clipped = !plain && l->clip < INFINITY;
@@ -63,36 +66,46 @@ FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, co
     }
 }
 
-FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, REAL *dc) {
+FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next, REAL *dc) {
     for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
-        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, dc, 1);
-        else fl_lstm_back(cell, group, acts, dh, dh_next, dc, 0);
+        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, 1);
+        else fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, 0);
     }
 }
 
-/* Output groups [from, to) of the transposed weights of `count` sources that begin at source k0: (group, R, VW), with
-   the R = groups * G * VW row-vector elements of a step's errors as their sources. */
-static void fl_transpose(const fl_cell *cell, ptrdiff_t k0, ptrdiff_t count, ptrdiff_t from, ptrdiff_t to, REAL *out) {
-    const fl_geometry *q = &cell->q;
-    const ptrdiff_t stride = q->G * VW, R = q->groups * stride;
+/* Errors of a row's net inputs that some kind of sources feeds: `n` row-vectors of each group, from net input `from` on.
+   They lie side by side (geometry.h), in the order in which a product with transposed weights reads them as its sources. */
+typedef struct fl_errors {
+    ptrdiff_t n, from;
+} fl_errors;
+
+/* Where row-vector j of a group lies among them, in vectors. */
+static ptrdiff_t fl_error_at(const fl_geometry *q, const fl_errors *e, ptrdiff_t group, ptrdiff_t j) {
+    return q->by_vector == 1 ? group * e->n + j : j * q->groups + group;
+}
+
+/* Output groups [from, to) of the transposed weights of `count` sources, which begin at w in the first group's panel:
+   (group, R, VW), with the R = groups * n * VW elements of a step's errors as their sources. */
+static void fl_transpose(const fl_geometry *q, const REAL *w, const fl_errors *e, ptrdiff_t count, ptrdiff_t from, ptrdiff_t to, REAL *out) {
+    const ptrdiff_t stride = e->n * VW, R = q->groups * stride;
     for (ptrdiff_t g = from; g < to; g++)
         for (ptrdiff_t group = 0; group < q->groups; group++)
-            for (ptrdiff_t n = 0; n < stride; n += VW) {
-                REAL *t = out + (g * R + group * stride + n) * VW;
+            for (ptrdiff_t n = 0; n < e->n; n++) {
+                REAL *t = out + (g * R + fl_error_at(q, e, group, n) * VW) * VW;
                 for (ptrdiff_t lane = 0; lane < VW; lane++) {
                     const ptrdiff_t k = g * VW + lane;
-                    const REAL *w = cell->w + group * q->panel + (k0 + k) * stride + n;
+                    const REAL *from_k = w + group * q->panel + k * stride + n * VW;
                     for (ptrdiff_t j = 0; j < VW; j++)
-                        t[j * VW + lane] = k < count ? w[j] : 0;
+                        t[j * VW + lane] = k < count ? from_k[j] : 0;
                 }
             }
 }
 
 /* A product with transposed weights, as a linear layer of its own. */
-static fl_cell fl_transposed_cell(const fl_cell *cell, const REAL *w, ptrdiff_t outputs, fastlstm_layer *l) {
+static fl_cell fl_transposed_cell(const fl_geometry *q, const fl_errors *e, const REAL *w, ptrdiff_t outputs, fastlstm_layer *l) {
     fl_cell t;
-    *l = (fastlstm_layer){.kind = FASTLSTM_LINEAR, .output_activation = FASTLSTM_IDENTITY, .clip = INFINITY, .block_size = 1,
-                          .input_size = cell->q.groups * cell->q.G * VW, .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
+    *l = (fastlstm_layer){.kind = FASTLSTM_LINEAR, .output_activation = {FASTLSTM_IDENTITY, 0, 0}, .clip = INFINITY, .block_size = 1,
+                          .input_size = q->groups * e->n * VW, .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
     fl_cell_init(&t, l, w);
     return t;
 }
@@ -100,21 +113,34 @@ static fl_cell fl_transposed_cell(const fl_cell *cell, const REAL *w, ptrdiff_t 
 /* ---- Where things lie ---- */
 
 typedef struct fl_back_view {
-    fl_cell cell, by_h, by_x;
-    fastlstm_layer l_h, l_x; /* of the two products */
-    char *own;               /* this thread's scratch */
+    fl_cell cell, tail;                /* tail: if the cell has a second product */
+    fl_cell by_h, by_x, by_tail;       /* products with transposed weights; */
+    fl_errors from_h, from_x, from_tail; /*   their sources */
+    fastlstm_layer tail_layer, l_h, l_x, l_tail;
+    char *own;                         /* this thread's scratch */
 } fl_back_view;
 
 static void fl_back_open(fl_back_view *v, const fl_back *b, int part) {
     const fl_geometry *q = &v->cell.q;
     char *base = (char *)b->scratch;
     fl_cell_init(&v->cell, b->l, (const REAL *)b->packed);
-    v->by_h = fl_transposed_cell(&v->cell, (const REAL *)(base + b->plan.by_h), q->H + q->A, &v->l_h);
-    v->by_x = fl_transposed_cell(&v->cell, (const REAL *)(base + b->plan.by_x), q->I, &v->l_x);
+    v->from_h = (fl_errors){q->G_h, q->shift};
+    v->from_x = (fl_errors){q->G, 0};
+    v->by_h = fl_transposed_cell(q, &v->from_h, (const REAL *)(base + b->plan.by_h), q->P + q->A, &v->l_h);
+    v->by_x = fl_transposed_cell(q, &v->from_x, (const REAL *)(base + b->plan.by_x), q->I, &v->l_x);
+    if (q->has_tail) {
+        v->tail_layer = fl_tail_layer(b->l);
+        fl_cell_init(&v->tail, &v->tail_layer, (const REAL *)b->packed + q->tail);
+        v->from_tail = (fl_errors){1, 0};
+        v->by_tail = fl_transposed_cell(&v->tail.q, &v->from_tail, (const REAL *)(base + b->plan.by_tail), q->H, &v->l_tail);
+    }
     v->own = base + b->plan.own + part * b->plan.each;
 }
 
 static REAL *fl_back_errors(const fl_back *b, const fl_geometry *q, ptrdiff_t row) { return (REAL *)b->tape + row * q->acts; }
+
+/* The errors of the second product's outputs: of the candidate's net input, or of a projection's outputs. */
+static REAL *fl_back_tail_errors(const fl_geometry *q, REAL *acts) { return acts + (q->N == 3 && q->shift ? 0 : fl_act_projected(q, VW)); }
 
 /* The h or, with `gates`, the gate activations that the net inputs of a step read. */
 static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int gates) {
@@ -122,7 +148,7 @@ static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdif
     const ptrdiff_t B = batch->lanes, before = b->l->reverse ? t + 1 : t - 1;
     if (batch->reset && fl_starts(batch, b->l->reverse, t, lane)) return (const REAL *)((const char *)b->scratch + b->plan.zeros);
     if (before < 0 || before >= (batch->lengths ? batch->lengths[lane] : batch->steps))
-        return (const REAL *)b->state + (gates ? b->l->state_a * B + lane * q->A : b->l->state_h * B + lane * q->H);
+        return (const REAL *)b->state + (gates ? b->l->state_a * B + lane * q->A : b->l->state_h * B + lane * q->P);
     if (gates) return (const REAL *)b->tape + batch->steps * B * q->acts + (before * B + lane) * q->A;
     return (const REAL *)b->y + before * b->y_step + lane * b->y_lane;
 }
@@ -137,53 +163,86 @@ static int fl_back_linear(const fl_back *b, const fl_back_view *v, int part, int
         const REAL *dy = (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane, *y = (const REAL *)b->y + t * b->y_step + lane * b->y_lane;
         REAL *d = fl_back_errors(b, q, row);
         for (ptrdiff_t u = 0; u < q->H; u += VW)
-            v_store(d + u, v_mul(fl_load_units(dy + u, 1, q->H - u), v_activate_grad(v->cell.l->output_activation, fl_load_units(y + u, 1, q->H - u))));
+            v_store(d + u, v_mul(fl_load_units(dy + u, 1, q->H - u), v_activate_grad(&v->cell.l->output_activation, fl_load_units(y + u, 1, q->H - u))));
     }
     return 0;
+}
+
+/* The errors of the net inputs of n lanes at step t, from those of its outputs (dy, and dh of the step after); d: out. */
+static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, const ptrdiff_t *lane, ptrdiff_t n, REAL *const *dh,
+                         const REAL **d, REAL *dc, REAL *ds, REAL **to, REAL *net) {
+    const fl_cell *cell = &v->cell;
+    const fl_geometry *q = &cell->q;
+    const ptrdiff_t H = q->H, P = q->P;
+    const REAL *zeros = (const REAL *)((const char *)b->scratch + b->plan.zeros);
+    const int kind = b->l->kind, projected = kind == FASTLSTM_LSTM && q->has_tail;
+    for (ptrdiff_t k = 0; k < n; k++) {
+        const REAL *dy = (const REAL *)b->dy + t * b->dy_step + lane[k] * b->dy_lane;
+        REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
+        d[k] = fl_back_tail_errors(q, acts);
+        to[k] = ds + k * H;
+        if (projected)
+            for (ptrdiff_t u = 0; u < P; u += VW)
+                v_store(acts + fl_act_projected(q, VW) + u, v_add(fl_load_units(dy + u, 1, P - u), fl_load_units(dh[k] + u, 1, P - u)));
+        else if (kind == FASTLSTM_LSTM)
+            fl_lstm_back_groups(cell, acts, dy, dh[k], q->A ? dh[k] + P : NULL, dc + k * H);
+        else
+            for (ptrdiff_t group = 0; group < q->groups; group++) {
+                if (kind == FASTLSTM_RNN) fl_rnn_back(cell, group, acts, dy, dh[k]);
+                else fl_gru_back(cell, group, acts, fl_back_source(b, q, t, lane[k], 0), dy, dh[k], dc + k * H);
+            }
+    }
+    if (q->has_tail) fl_linear_rows(&v->by_tail, d, to, n, net);
+    for (ptrdiff_t k = 0; k < n; k++) {
+        REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
+        if (projected) fl_lstm_back_groups(cell, acts, to[k], zeros, q->A ? dh[k] + P : NULL, dc + k * H);
+        else if (q->has_tail)
+            for (ptrdiff_t group = 0; group < q->groups; group++)
+                fl_gru_back_reset(cell, group, acts, fl_back_source(b, q, t, lane[k], 0), to[k], dc + k * H);
+        d[k] = acts + q->shift * q->by_vector * VW;
+    }
 }
 
 static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
     const fl_geometry *q = &v->cell.q;
     const fastlstm_batch *batch = b->batch;
-    const ptrdiff_t H = q->H, A = q->A, all = batch->lanes, B = fl_share_lanes(all, part, parts), width = H + A;
-    const int reverse = b->l->reverse;
+    const ptrdiff_t H = q->H, A = q->A, P = q->P, all = batch->lanes, B = fl_share_lanes(all, part, parts), width = P + A;
+    const int reverse = b->l->reverse, has_c = b->l->kind == FASTLSTM_LSTM;
     fl_work work = {.lanes = B, .lane = (ptrdiff_t *)(v->own + b->plan.lane), .start = (ptrdiff_t *)(v->own + b->plan.start)};
     const fl_share share = {part, parts, b->order, NULL, NULL};
     REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
     const REAL **d = (const REAL **)(v->own + b->plan.d);
-    REAL **to = (REAL **)(v->own + b->plan.to);
-    REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = (REAL *)b->dstate + b->l->state_c * all;
+    REAL **to = (REAL **)(v->own + b->plan.to), **to_tail = to + B;
+    REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = has_c ? (REAL *)b->dstate + b->l->state_c * all : NULL;
     REAL *dstate_a = A ? (REAL *)b->dstate + b->l->state_a * all : NULL;
     ptrdiff_t n = 0;
     int stop = 0;
     fl_deal_lanes(batch, &share, &work);
     for (ptrdiff_t k = 0; k < B; k++) {
-        fl_copy(dh + k * width, dstate_h + work.lane[k] * H, H);
-        if (A) fl_copy(dh + k * width + H, dstate_a + work.lane[k] * A, A);
-        fl_copy(dc + k * H, dstate_c + work.lane[k] * H, H);
+        to[k] = dh + k * width;
+        fl_copy(to[k], dstate_h + work.lane[k] * P, P);
+        if (A) fl_copy(to[k] + P, dstate_a + work.lane[k] * A, A);
+        if (has_c) fl_copy(dc + k * H, dstate_c + work.lane[k] * H, H);
+        else fl_zero(dc + k * H, H);
     }
     for (ptrdiff_t done = batch->steps - 1; done >= 0 && !stop; done--) {
         const ptrdiff_t t = reverse ? batch->steps - 1 - done : done;
         n = fl_running(batch, &work, t, n);
-        for (ptrdiff_t k = 0; k < n; k++) {
-            const ptrdiff_t lane = work.lane[k];
-            REAL *acts = fl_back_errors(b, q, t * all + lane);
-            to[k] = dh + k * width;
-            d[k] = acts;
-            fl_lstm_back_groups(&v->cell, acts, (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane, to[k], dc + k * H);
-        }
+        fl_back_step(b, v, t, work.lane, n, to, d, dc, (REAL *)(v->own + b->plan.ds), to_tail, net);
         if (n) fl_linear_rows(&v->by_h, d, to, n, net);
         for (ptrdiff_t k = 0; batch->reset && k < n; k++)
             if (fl_starts(batch, reverse, t, work.lane[k])) {
                 fl_zero(to[k], width);
                 fl_zero(dc + k * H, H);
             }
-        stop = fl_interrupted(patience, v->by_h.q.packed * n);
+        stop = fl_interrupted(patience, (v->by_h.q.packed + q->has_tail * v->by_tail.q.packed) * n);
     }
     for (ptrdiff_t k = 0; k < B; k++) {
-        fl_copy(dstate_h + work.lane[k] * H, dh + k * width, H);
-        if (A) fl_copy(dstate_a + work.lane[k] * A, dh + k * width + H, A);
-        fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
+        fl_copy(dstate_h + work.lane[k] * P, to[k], P);
+        if (A) fl_copy(dstate_a + work.lane[k] * A, to[k] + P, A);
+        if (has_c) fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
+        for (ptrdiff_t u = 0; !has_c && u < H; u++)
+            dstate_h[work.lane[k] * P + u] += dc[k * H + u];
     }
     return stop;
 }
@@ -215,13 +274,14 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
     return stop;
 }
 
-/* sum_{r < count} s[r][from + j] d[r][n], R sources by N row-vectors, added to w: one chain each from zero, like fl_chain. */
-FL_INLINE void fl_outer(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, const REAL *d, ptrdiff_t count, int R, int N) {
+/* sum_{r < count} s[r][from + j] d[r][n], R sources by N row-vectors, added to w: one chain each from zero, like fl_chain.
+   Rows of d are `apart`. */
+FL_INLINE void fl_outer(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, const REAL *d, ptrdiff_t apart, ptrdiff_t count, int R, int N) {
     V acc[FL_ROWS * FL_TILE];
     FL_UNROLL
     for (int j = 0; j < R * N; j++)
         acc[j] = v_zero();
-    for (ptrdiff_t r = 0; r < count; r++, d += stride) {
+    for (ptrdiff_t r = 0; r < count; r++, d += apart) {
         const REAL *x = s[r] + from;
         V e[FL_TILE];
         FL_UNROLL
@@ -243,24 +303,24 @@ FL_INLINE void fl_outer(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff
     }
 }
 
-FL_INLINE void fl_outer_tiles(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t count, int N) {
+FL_INLINE void fl_outer_tiles(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t apart, ptrdiff_t count, int N) {
     ptrdiff_t k = 0;
     for (; k + FL_ROWS <= sources; k += FL_ROWS)
-        fl_outer(w + k * stride, stride, s, k, d, count, FL_ROWS, N);
+        fl_outer(w + k * stride, stride, s, k, d, apart, count, FL_ROWS, N);
     for (; k < sources; k++)
-        fl_outer(w + k * stride, stride, s, k, d, count, 1, N);
+        fl_outer(w + k * stride, stride, s, k, d, apart, count, 1, N);
 }
 
-/* One kind of sources of a group, over a block of rows. */
-FL_NOINLINE void fl_outer_sources(REAL *w, ptrdiff_t G, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t count) {
+/* One kind of sources of a group, which feed G row-vectors, over a block of rows. */
+FL_NOINLINE void fl_outer_sources(REAL *w, ptrdiff_t G, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t apart, ptrdiff_t count) {
     switch (G) {
-    case 4: fl_outer_tiles(w, 4 * VW, s, sources, d, count, 4); break;
-    case 3: fl_outer_tiles(w, 3 * VW, s, sources, d, count, 3); break;
-    case 2: fl_outer_tiles(w, 2 * VW, s, sources, d, count, 2); break;
-    case 1: fl_outer_tiles(w, VW, s, sources, d, count, 1); break;
+    case 4: fl_outer_tiles(w, 4 * VW, s, sources, d, apart, count, 4); break;
+    case 3: fl_outer_tiles(w, 3 * VW, s, sources, d, apart, count, 3); break;
+    case 2: fl_outer_tiles(w, 2 * VW, s, sources, d, apart, count, 2); break;
+    case 1: fl_outer_tiles(w, VW, s, sources, d, apart, count, 1); break;
     default:
         for (ptrdiff_t n = 0; n < G; n++)
-            fl_outer_tiles(w + n * VW, G * VW, s, sources, d + n * VW, count, 1);
+            fl_outer_tiles(w + n * VW, G * VW, s, sources, d + n * VW, apart, count, 1);
     }
 }
 
@@ -279,9 +339,29 @@ static void fl_back_peepholes(const fl_cell *cell, ptrdiff_t group, const REAL *
     }
 }
 
+/* Of the second product. */
+static int fl_back_tail_weights(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
+    const fl_geometry *q = &v->cell.q, *tail = &v->tail.q;
+    const REAL *s[FL_BLOCK];
+    REAL *d = (REAL *)(v->own + b->plan.block);
+    int stop = 0;
+    for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
+        const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
+        for (ptrdiff_t j = 0; j < n; j++)
+            s[j] = fl_back_errors(b, q, b->rows[at + j]) + fl_act_tail(q, VW);
+        for (ptrdiff_t group = tail->groups * part / parts; group < tail->groups * (part + 1) / parts && !stop; group++) {
+            for (ptrdiff_t j = 0; j < n; j++)
+                v_store(d + j * VW, v_load(fl_back_tail_errors(q, fl_back_errors(b, q, b->rows[at + j])) + group * VW));
+            fl_outer_sources((REAL *)b->gradient + q->tail + group * tail->panel, 1, s, tail->I, d, VW, n);
+            stop = fl_interrupted(patience, tail->panel * n);
+        }
+    }
+    return stop;
+}
+
 static int fl_back_weights(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
     const fl_geometry *q = &v->cell.q;
-    const ptrdiff_t B = b->batch->lanes, stride = q->G * VW;
+    const ptrdiff_t B = b->batch->lanes, stride = q->G * VW, stride_h = q->G_h * VW, apart = q->N * VW;
     const int recurrent = b->l->kind != FASTLSTM_LINEAR;
     const REAL *x[FL_BLOCK], *h[FL_BLOCK], *a[FL_BLOCK], *ones[FL_BLOCK];
     const REAL one = 1;
@@ -299,13 +379,16 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int part, in
         }
         for (ptrdiff_t group = q->groups * part / parts; group < q->groups * (part + 1) / parts && !stop; group++) {
             REAL *w = (REAL *)b->gradient + group * q->panel;
+            const REAL *d_h = d + q->shift * VW;
             for (ptrdiff_t j = 0; j < n; j++)
-                fl_copy(d + j * stride, fl_back_errors(b, q, b->rows[at + j]) + group * stride, stride);
+                for (ptrdiff_t m = 0; m < q->N; m++)
+                    v_store(d + j * apart + m * VW, v_load(fl_back_errors(b, q, b->rows[at + j]) + fl_act_net(q, group, VW) + m * q->by_vector * VW));
             for (ptrdiff_t k = 0; k < q->biases; k++, w += stride) /* each gets the same gradient */
-                fl_outer_sources(w, q->G, ones, 1, d, n);
-            fl_outer_sources(w, q->G, x, q->I, d, n);
-            if (recurrent) fl_outer_sources(w + q->I * stride, q->G, h, q->H, d, n);
-            if (q->A) fl_outer_sources(w + (q->I + q->H) * stride, q->G, a, q->A, d, n);
+                fl_outer_sources(w, q->G, ones, 1, k ? d + q->bias_shift * VW : d, apart, n);
+            fl_outer_sources(w, q->G, x, q->I, d, apart, n);
+            w += q->I * stride;
+            if (recurrent) fl_outer_sources(w, q->G_h, h, q->P, d_h, apart, n);
+            if (q->A) fl_outer_sources(w + q->P * stride_h, q->G_h, a, q->A, d_h, apart, n);
             for (ptrdiff_t j = 0; b->l->peepholes && j < n; j++)
                 fl_back_peepholes(&v->cell, group, fl_back_errors(b, q, b->rows[at + j]), (REAL *)b->gradient + q->peephole + group * 3 * q->S * VW);
             stop = fl_interrupted(patience, q->panel * n);
@@ -323,14 +406,17 @@ static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlst
     const fl_geometry *q = &v.cell.q;
     const int recurrent = b->l->kind != FASTLSTM_LINEAR;
     if (phase == 0) {
-        const ptrdiff_t h = v.by_h.q.groups, x = v.by_x.q.groups;
-        if (recurrent) fl_transpose(&v.cell, q->biases + q->I, q->H + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
-        if (b->dx) fl_transpose(&v.cell, q->biases, q->I, x * part / parts, x * (part + 1) / parts, (REAL *)v.by_x.w);
+        const ptrdiff_t h = v.by_h.q.groups, x = v.by_x.q.groups, tail = q->has_tail ? v.by_tail.q.groups : 0;
+        const REAL *w = v.cell.w + q->biases * q->G * VW;
+        if (b->dx) fl_transpose(q, w, &v.from_x, q->I, x * part / parts, x * (part + 1) / parts, (REAL *)v.by_x.w);
+        if (recurrent) fl_transpose(q, w + q->I * q->G * VW, &v.from_h, q->P + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
+        if (tail) fl_transpose(&v.tail.q, v.tail.w, &v.from_tail, q->H, tail * part / parts, tail * (part + 1) / parts, (REAL *)v.by_tail.w);
     } else if (phase == 1) {
         stop = recurrent ? part < b->batch->lanes && fl_back_time(b, &v, part, parts < b->batch->lanes ? parts : (int)b->batch->lanes, &patience)
                          : fl_back_linear(b, &v, part, parts);
     } else {
-        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, part, parts, &patience);
+        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, part, parts, &patience) ||
+               (q->has_tail && fl_back_tail_weights(b, &v, part, parts, &patience));
     }
     fl_fpu_leave(patience.mode);
     return stop;

@@ -31,25 +31,26 @@ typedef struct fl_job {
     const fl_compact *scratch;
     ptrdiff_t rows;
     const REAL *const *s[FL_KINDS]; /* (rows,) */
-    int first, end;                 /* kinds; the totals start from the biases if x is among them, or go on */
-    REAL *net;                      /* (P, net_panel), in each (rows, G, VW) */
-    ptrdiff_t net_panel;
+    int first, end;                 /* kinds */
+    int started;                    /* the totals go on; otherwise they start from the biases */
+    ptrdiff_t G, row;               /* row-vectors that these kinds feed: how many, and G * VW */
+    REAL *net;                      /* (P, net_panel), in each (rows, net_row), in each what they feed */
+    ptrdiff_t net_panel, net_row;
 } fl_job;
 
-/* What row-vector n of a group starts from: its biases, or the total so far. */
+/* What net input n of a group starts from: its biases, or the total so far. */
 FL_INLINE V fl_job_start(const fl_job *job, ptrdiff_t group, ptrdiff_t n, const REAL *total) {
-    const ptrdiff_t biases = job->cell->q.biases, row = job->cell->c.row;
-    return job->first > FL_X ? v_load(total) : fl_bias(job->cell->w + group * biases * row + n * VW, row, biases);
+    const fl_geometry *q = &job->cell->q;
+    return job->started ? v_load(total) : fl_start(q, job->cell->w + group * q->biases * job->cell->c.row, n);
 }
 
 /* The same for all rows of P panels, before the first kind of sources. */
 static void fl_job_start_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
-    const ptrdiff_t G = job->cell->q.G;
-    for (ptrdiff_t p = 0; p < P && job->first == FL_X; p++)
-        for (ptrdiff_t n = 0; n < G; n++) {
+    for (ptrdiff_t p = 0; p < P && !job->started; p++)
+        for (ptrdiff_t n = 0; n < job->cell->q.N; n++) {
             const V bias = fl_job_start(job, group + p, n, NULL);
             for (ptrdiff_t r = 0; r < job->rows; r++)
-                v_store(job->net + p * job->net_panel + (r * G + n) * VW, bias);
+                v_store(job->net + p * job->net_panel + r * job->net_row + n * VW, bias);
         }
 }
 
@@ -98,8 +99,8 @@ FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) 
 
 /* Many rows share what is widened: N row-vectors from n0 on. */
 static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdiff_t n0, ptrdiff_t N) {
-    const ptrdiff_t row = job->cell->c.row;
-    fl_tile t = {job->scratch->block, FL_BLOCK * N * VW, N * VW, job->net + n0 * VW, job->net_panel, row, NULL, NULL};
+    const ptrdiff_t row = job->row;
+    fl_tile t = {job->scratch->block, FL_BLOCK * N * VW, N * VW, job->net + n0 * VW, job->net_panel, job->net_row, NULL, NULL};
     for (int kind = job->first; kind < job->end; kind++) {
         const ptrdiff_t count = fl_sources(&job->cell->q, kind);
         for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
@@ -134,7 +135,7 @@ static REAL fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, int offset) 
 
 /* Where a kind of sources begins in a row of bytes. */
 FL_INLINE ptrdiff_t fl_bytes_at(const fl_geometry *q, int kind) {
-    const ptrdiff_t x = (q->I + 63) / 64 * 64, h = (q->H + 63) / 64 * 64;
+    const ptrdiff_t x = (q->I + 63) / 64 * 64, h = (q->P + 63) / 64 * 64;
     return kind == FL_X ? 0 : kind == FL_H ? x : x + h;
 }
 
@@ -216,11 +217,10 @@ FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N,
 /* The end of a tile of rows, once for tiles of all shapes. */
 FL_NOINLINE void fl_bytes_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R,
                               int N, const int32_t *dots) {
-    const ptrdiff_t row = job->cell->c.row;
     for (int p = 0; p < P; p++)
         for (int r = 0; r < R; r++)
             for (int n = 0; n < N; n++, dots += VW) {
-                REAL *total = job->net + p * job->net_panel + (r0 + r) * row + (n0 + n) * VW;
+                REAL *total = job->net + p * job->net_panel + (r0 + r) * job->net_row + (n0 + n) * VW;
                 v_store(total, fl_bytes_total(v_load(total), vi_load(dots), job->scratch->scales + (r0 + r) * FL_KINDS + kind,
                                               fl_scales(job, group + p, kind) + (n0 + n) * VW));
             }
@@ -259,12 +259,12 @@ FL_INLINE void fl_bytes_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, p
 /* Panels that are made together; one row alone takes twice as many, for enough chains side by side. */
 static ptrdiff_t fl_compact_panels(const fl_cell *cell, ptrdiff_t group, ptrdiff_t rows) {
     static const ptrdiff_t of_tile[FL_TILE + 1] = {1, 4, 2, 1, 1};
-    const ptrdiff_t P = cell->q.G > FL_TILE ? 1 : of_tile[cell->q.G] << (rows == 1);
+    const ptrdiff_t P = cell->q.G > FL_TILE || fl_gathers(&cell->q) ? 1 : of_tile[cell->q.G] << (rows == 1);
     return cell->end - group >= P ? P : 1;
 }
 
 FL_INLINE void fl_bytes_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P, int unsigned_dots) {
-    const ptrdiff_t G = job->cell->q.G;
+    const ptrdiff_t G = job->G;
     if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G) {
         case 16 + 4: fl_bytes_single(job, group, 2, 4, unsigned_dots); return;
         case 8 + 4: fl_bytes_single(job, group, 1, 4, unsigned_dots); return;
@@ -294,7 +294,7 @@ FL_NOINLINE void fl_bytes_unsigned(const fl_job *job, ptrdiff_t group, ptrdiff_t
 }
 
 FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
-    const ptrdiff_t G = job->cell->q.G;
+    const ptrdiff_t G = job->G;
     if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G) {
         case 16 + 4: fl_half_single(job, group, 2, 4); return;
         case 8 + 4: fl_half_single(job, group, 1, 4); return;
@@ -310,10 +310,29 @@ FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P)
         fl_half_rows(job, group, P, n, G > FL_TILE ? 1 : G);
 }
 
-static void fl_job_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+static void fl_job_kinds(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     if (job->cell->l->weights == FASTLSTM_FLOAT16) fl_half_panels(job, group, P);
     else if (job->scratch->unsigned_dots) fl_bytes_unsigned(job, group, P);
     else fl_bytes_signed(job, group, P);
+}
+
+/* All kinds at once; but a GRU's, which feed different net inputs, one after the other. */
+static void fl_job_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+    if (!job->cell->q.shift) {
+        fl_job_kinds(job, group, P);
+        return;
+    }
+    fl_job_start_rows(job, group, P);
+    for (int kind = job->first; kind < job->end; kind++) {
+        fl_job one = *job;
+        one.first = kind;
+        one.end = kind + 1;
+        one.started = 1;
+        one.G = fl_fed(&job->cell->q, kind);
+        one.row = one.G * VW;
+        one.net += fl_fed_from(&job->cell->q, kind) * VW;
+        fl_job_kinds(&one, group, P);
+    }
 }
 
 static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const REAL *const *x, const REAL *const *h,
@@ -323,7 +342,11 @@ static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const R
                         .rows = rows,
                         .s = {x, h, a},
                         .first = first,
-                        .end = !h ? FL_H : !cell->q.A ? FL_A : FL_KINDS};
+                        .end = !h ? FL_H : !cell->q.A ? FL_A : FL_KINDS,
+                        .started = first > FL_X,
+                        .G = cell->q.G,
+                        .row = cell->q.G * VW,
+                        .net_row = cell->q.N * VW};
     if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(&job);
     return job;
 }
@@ -347,7 +370,7 @@ static void fl_compact_finish(const fl_cell *cell, ptrdiff_t group, ptrdiff_t P,
 /* fl_cell_rows, fl_input_rows and fl_linear_rows for either kind of weights. */
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
     fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
-    job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->c.row;
+    job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->q.N * VW;
     for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
         P = fl_compact_panels(cell, group, rows->n);
         job.net = rows->net + group * rows->net_panel;

@@ -49,29 +49,29 @@ FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, 
                                  REAL *params, REAL *packed, int back) {
     enum { TILE = 64 };
     const fl_compact_geometry c = fl_layer_compact(l, q, VW);
-    const ptrdiff_t count = fl_sources(q, kind), at = kind == FL_X ? l->weight_ih : kind == FL_H ? l->weight_hh : l->weight_gh;
+    const ptrdiff_t wide = fl_fed(q, kind) * VW, first = fl_fed_from(q, kind), count = fl_sources(q, kind), at = kind == FL_X ? l->weight_ih : kind == FL_H ? l->weight_hh : l->weight_gh;
     REAL *weights = packed + c.weights + group * c.at[FL_KINDS] + c.at[kind];
     REAL *scales = packed + c.scales + (group * FL_KINDS + kind) * c.row;
     int32_t *sums = (int32_t *)(packed + c.sums) + (group * FL_KINDS + kind) * c.row;
     const int halves = l->weights == FASTLSTM_FLOAT16;
-    for (ptrdiff_t j = 0; j < c.row && !halves && !back; j++) {
-        const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW);
+    for (ptrdiff_t j = 0; j < wide && !halves && !back; j++) {
+        const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW, first);
         scales[j] = row < 0 ? 0 : fl_weight_scale(params + at + row * count, count);
         sums[j] = 0;
     }
     for (ptrdiff_t from = 0; from < count; from += TILE)
-        for (ptrdiff_t j = 0; j < c.row; j++) {
-            const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW);
+        for (ptrdiff_t j = 0; j < wide; j++) {
+            const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW, first);
             const ptrdiff_t to = from + TILE < count ? from + TILE : (count + 3) / 4 * 4;
             REAL *p = params + at + row * count;
             for (ptrdiff_t k = from; k < to; k++) {
                 const int real = row >= 0 && k < count; /* not padding */
                 if (halves && k < count) {
-                    uint16_t *w = (uint16_t *)weights + k * c.row + j;
+                    uint16_t *w = (uint16_t *)weights + k * wide + j;
                     if (!back) *w = real ? fl_half(p[k]) : 0;
                     else if (real) p[k] = fl_from_half(*w);
                 } else if (!halves) {
-                    int8_t *w = (int8_t *)weights + (k / 4 * c.row + j) * 4 + k % 4;
+                    int8_t *w = (int8_t *)weights + (k / 4 * wide + j) * 4 + k % 4;
                     if (!back) sums[j] -= 128 * (*w = real ? fl_weight_byte(p[k], scales[j]) : 0);
                     else if (real) p[k] = scales[j] * *w;
                 }
@@ -82,9 +82,7 @@ FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, 
 static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
     const fl_fpu mode = fl_fpu_enter(); /* subnormal weights are zeros, as in native layers */
     for (ptrdiff_t group = 0; group < q->groups; group++) {
-        REAL *biases = packed + group * q->biases * q->G * VW;
-        if (l->bias_ih >= 0) fl_copy_sources(l, q, group, params, biases, back, l->bias_ih, 0, 1);
-        if (l->bias_hh >= 0) fl_copy_sources(l, q, group, params, biases, back, l->bias_hh, 1, 1);
+        fl_copy_biases(l, q, group, params, packed + group * q->biases * q->G * VW, back);
         for (int kind = 0; kind < FL_KINDS; kind++)
             fl_copy_compact(l, q, group, kind, params, packed, back);
     }

@@ -50,7 +50,10 @@ typedef struct fl_work {
     REAL *zeros;               /* as wide as the widest h */
     REAL *gate_acts;           /* (2, B, A) */
     REAL *net;                 /* net inputs: of one tile, or with input products made ahead of all groups */
-    ptrdiff_t ahead;           /* rows of the latter; 0: no room for them */
+    ptrdiff_t ahead;           /* rows of the latter; 0: none are made ahead */
+    ptrdiff_t room;            /* rows that there is room for in `net`, of all groups */
+    REAL *tail, *tail_net;     /* sources of a second product (B, H), if they are not taped; its net inputs */
+    const REAL **tail_x;       /* (B,) */
     fl_compact compact;
     fl_patience patience;
     fl_barrier *barrier;       /* of those who share the units with this thread, or NULL */
@@ -107,9 +110,21 @@ static void fl_make_step(const fl_cell *cell, const fl_rows *rows, const fl_work
 }
 
 static void fl_make_inputs(const fl_cell *cell, const fl_work *work, ptrdiff_t rows) {
-    const ptrdiff_t net_panel = work->ahead * cell->q.G * VW;
+    const ptrdiff_t net_panel = work->room * cell->q.N * VW;
     if (cell->l->weights) fl_compact_input_rows(cell, work->x, rows, work->net, net_panel, &work->compact);
     else fl_input_rows(cell, work->x, rows, work->net, net_panel);
+}
+
+/* The second product of a step of n lanes (their rows.y hold its sources), and what is left of the step: y (n,). */
+static void fl_make_tail(const fl_cell *cell, const fl_work *work, const fl_rows *rows, REAL *const *y) {
+    for (ptrdiff_t b = 0; b < rows->n; b++)
+        work->tail_x[b] = rows->row[b].y;
+    if (cell->l->weights) fl_compact_linear_rows(cell->tail, work->tail_x, y, rows->n, work->tail_net, &work->compact);
+    else fl_linear_rows(cell->tail, work->tail_x, y, rows->n, work->tail_net);
+    if (cell->l->kind != FASTLSTM_GRU) return;
+    for (ptrdiff_t group = 0; group < cell->q.groups; group++)
+        for (ptrdiff_t b = 0; b < rows->n; b++)
+            fl_gru_candidate(cell, group, rows->net + group * rows->net_panel + b * cell->q.N * VW, rows->row[b].act, rows->h[b], y[b]);
 }
 
 /* The spans return whether `poll` asked to stop. */
@@ -135,11 +150,11 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
     const ptrdiff_t lane = work->lane[0], H = q->H, left = (batch->lengths ? batch->lengths[lane] : batch->steps) - s->t0;
     const ptrdiff_t steps = left < s->steps ? left : s->steps, made_most = q->I < FL_FEW_INPUTS ? 0 : work->ahead;
     const ptrdiff_t first = cell->first * VW * q->S, end = cell->end * VW * q->S < H ? cell->end * VW * q->S : H; /* units */
-    const int reverse = cell->l->reverse;
+    const int reverse = cell->l->reverse, has_c = cell->l->kind == FASTLSTM_LSTM;
     const ptrdiff_t from = reverse ? steps - 1 : 0, x_step = reverse ? -s->x_step : s->x_step, y_step = reverse ? -s->y_step : s->y_step;
     REAL *h_state = state + cell->l->state_h * batch->lanes + lane * H;
     const REAL *x = s->x + from * s->x_step + s->x_row[0] * s->x_lane, *h = h_state;
-    fl_row row = {.c = state + cell->l->state_c * batch->lanes + lane * H, .y = s->y + from * s->y_step + s->y_row[0] * s->y_lane};
+    fl_row row = {.c = has_c ? state + cell->l->state_c * batch->lanes + lane * H : NULL, .y = s->y + from * s->y_step + s->y_row[0] * s->y_lane};
     fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h, .net = work->net};
     ptrdiff_t made_to = 0;
     int stop = 0;
@@ -150,20 +165,20 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
             for (ptrdiff_t m = 0; m < n; m++)
                 work->x[m] = x + m * x_step;
             rows.net = work->net;
-            rows.net_panel = work->ahead * q->G * VW;
+            rows.net_panel = work->room * q->N * VW;
             fl_make_inputs(cell, work, n);
             made_to += n;
         }
         if (batch->reset && fl_starts(batch, reverse, s->t0 + (reverse ? steps - 1 - done : done), lane)) {
             h = work->zeros;
-            fl_zero(row.c + first, end - first);
+            if (has_c) fl_zero(row.c + first, end - first);
         }
         row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
         fl_make_step(cell, &rows, work);
         h = row.y;
         x += x_step;
         row.y += y_step;
-        if (rows.net_panel) rows.net += q->G * VW;
+        if (rows.net_panel) rows.net += q->N * VW;
         stop = fl_done(work, q->packed);
     }
     if (!stop) fl_copy(h_state + first, h + first, end - first);
@@ -173,18 +188,19 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
 static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *work, REAL *state) {
     const fl_geometry *q = &cell->q;
     const fastlstm_batch *batch = s->batch;
-    const ptrdiff_t B = work->lanes, H = q->H, A = q->A, *lane = work->lane;
-    const int reverse = cell->l->reverse;
+    const ptrdiff_t B = work->lanes, H = q->H, A = q->A, P = q->P, *lane = work->lane;
+    const int reverse = cell->l->reverse, has_c = cell->l->kind == FASTLSTM_LSTM;
     const ptrdiff_t first = cell->first * VW * q->S, end = cell->end * VW * q->S < H ? cell->end * VW * q->S : H; /* units */
-    REAL *h = state + cell->l->state_h * batch->lanes, *c = state + cell->l->state_c * batch->lanes;
+    const ptrdiff_t end_h = cell->tail ? P : end;
+    REAL *h = state + cell->l->state_h * batch->lanes, *c = has_c ? state + cell->l->state_c * batch->lanes : NULL;
     REAL *a_state = A ? state + cell->l->state_a * batch->lanes : NULL;
     REAL *a_prev = work->gate_acts, *a_next = work->gate_acts + B * A;
     ptrdiff_t made = 0, made_to = 0, n = 0; /* rows and steps whose input products are ready, in processing order */
     int stop = 0;
 
-    if (B == 1 && !A && q->G <= FL_TILE) return fl_single_span(cell, s, work, state);
+    if (B == 1 && !A && q->N <= FL_TILE && !cell->tail) return fl_single_span(cell, s, work, state);
     for (ptrdiff_t b = 0; b < B; b++) {
-        work->h[b] = h + lane[b] * H;
+        work->h[b] = h + lane[b] * P;
         if (A) fl_copy(a_prev + b * A, a_state + lane[b] * A, A);
     }
     for (ptrdiff_t done = 0; done < s->steps && !stop; done++) {
@@ -205,18 +221,21 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             made_to = m > done + 1 ? m : done;
             if (made_to > done) fl_make_inputs(cell, work, rows);
         }
-        const int ahead = done < made_to;
+        const int ahead = done < made_to, ready = ahead || fl_gathers(q);
         for (ptrdiff_t b = 0; b < n; b++) {
-            REAL *y = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
+            REAL *act = fl_taped_act(s, q, time, lane[b]);
+            work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
             if (!ahead) work->x[b] = s->x + t * s->x_step + s->x_row[b] * s->x_lane;
             if (batch->reset && fl_starts(batch, reverse, time, lane[b])) {
                 work->h[b] = work->zeros;
-                fl_zero(c + lane[b] * H + first, end - first);
+                if (c) fl_zero(c + lane[b] * H + first, end - first);
                 if (A) fl_zero(a_prev + b * A, A);
             }
             work->a[b] = a_prev + b * A;
-            work->rows[b] = (fl_row){.c = c + lane[b] * H, .y = y, .a_out = A ? a_next + b * A : NULL, .act = fl_taped_act(s, q, time, lane[b])};
+            work->rows[b] = (fl_row){.c = c ? c + lane[b] * H : NULL, .y = work->y[b], .a_out = A ? a_next + b * A : NULL, .act = act};
+            if (cell->tail) work->rows[b].y = act ? act + fl_act_tail(q, VW) : work->tail + b * H;
         }
+        if (ready && !ahead) fl_make_inputs(cell, work, n);
         for (ptrdiff_t b = n; A && b < B; b++)
             fl_copy(a_next + b * A, a_prev + b * A, A);
         for (ptrdiff_t r = 0; r < n && !stop; r += cell->most) {
@@ -225,14 +244,15 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
                                   .x = work->x + r,
                                   .h = work->h + r,
                                   .a = work->a + r,
-                                  .net = ahead ? work->net + (made + r) * q->G * VW : work->net,
-                                  .net_panel = ahead ? work->ahead * q->G * VW : 0};
+                                  .net = work->net + (ahead ? made + r : ready ? r : 0) * q->N * VW,
+                                  .net_panel = ready ? work->room * q->N * VW : 0};
             fl_make_step(cell, &rows, work);
+            if (cell->tail) fl_make_tail(cell, work, &rows, work->y + r);
             stop = r + cell->most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
         }
         made += n;
         for (ptrdiff_t b = 0; b < n; b++) {
-            work->h[b] = work->rows[b].y;
+            work->h[b] = work->y[b];
             if (A && s->tape) fl_copy(s->tape + batch->steps * batch->lanes * q->acts + (time * batch->lanes + lane[b]) * A, a_next + b * A, A);
         }
         if (A) {
@@ -243,7 +263,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         stop |= fl_done(work, q->packed * n);
     }
     for (ptrdiff_t b = 0; b < B && !stop; b++) {
-        fl_copy(h + lane[b] * H + first, work->h[b] + first, end - first);
+        fl_copy(h + lane[b] * P + first, work->h[b] + first, end_h - first);
         if (A) fl_copy(a_state + lane[b] * A, a_prev + b * A, A);
     }
     return stop;
@@ -284,6 +304,10 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .gate_acts = (REAL *)(base + plan.gate_acts),
                  .net = (REAL *)(base + plan.net),
                  .ahead = plan.ahead,
+                 .room = plan.room,
+                 .tail = (REAL *)(base + plan.tail),
+                 .tail_net = (REAL *)(base + plan.tail_net),
+                 .tail_x = (const REAL **)(base + plan.tail_x),
                  .compact = {(REAL *)(base + plan.block), (int8_t *)(base + plan.bytes), plan.bytes_stride, (REAL *)(base + plan.scales),
                              V_DOT_UNSIGNED && unsigned_dots}},
         .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
@@ -292,8 +316,15 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
     for (ptrdiff_t b = 0; b < lanes; b++)
         r->work.place[b] = b;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
-        fl_cell_init(r->cells + i, layers + i, w);
-        w += r->cells[i].q.packed;
+        fl_cell *cell = r->cells + i;
+        fl_cell_init(cell, layers + i, w);
+        if (cell->q.has_tail) {
+            fastlstm_layer *tail = (fastlstm_layer *)(base + plan.tails) + i;
+            *tail = fl_tail_layer(layers + i);
+            fl_cell_init(r->cells + n_layers + i, tail, w + cell->q.tail);
+            cell->tail = r->cells + n_layers + i;
+        }
+        w += cell->q.packed;
     }
 }
 
@@ -329,7 +360,7 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
             const fl_cell *cell = runner->cells + i;
             const ptrdiff_t directions = i + 1 < n && cell[1].l->reverse ? 2 : 1;
             const int last = i + directions == n;
-            width = cell->q.H + (directions == 2 ? cell[1].q.H : 0);
+            width = cell->q.P + (directions == 2 ? cell[1].q.P : 0);
             in.y = last ? (REAL *)batch->y + t0 * batch->y_step : between[turn];
             in.y_step = last ? batch->y_step : B * width;
             in.y_lane = last ? batch->y_lane : width;
@@ -339,7 +370,7 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
             for (ptrdiff_t d = 0; d < directions && !stop; d++, i++, cell++) {
                 stop = cell->l->kind == FASTLSTM_LINEAR ? fl_linear_span(cell, &in, work)
                                                         : fl_recurrent_span(cell, &in, work, batch->state);
-                in.y += cell->q.H;
+                in.y += cell->q.P;
                 if (in.tape) in.tape += fl_tape_size(&cell->q, batch->steps, batch->lanes);
             }
             in.x = next_x;

@@ -1,7 +1,8 @@
 /* Where everything of a layer lies: the packed layout, stated once.
 
-   Units are packed in groups of VW memory blocks, one block per vector lane. A block has G row-vectors: its gates
-   in the order i, f, o (absent ones absent) and its S cell inputs g. For each group the packed weights are
+   Units are packed in groups of VW memory blocks, one block per vector lane. A block has G row-vectors. Of an LSTM they
+   are its gates in the order i, f, o (absent ones absent) and its S cell inputs g; of an RNN its net input. For each
+   group the packed weights are
 
        [k][row-vector][VW],   k over the M sources: biases (0, 1 or 2 of them), inputs, h(t-1), gate activations(t-1)
 
@@ -9,6 +10,13 @@
    [group][k][gate][unit], and a cell of any S needs no work across vector lanes. The last group is padded with
    zero weights. After all groups follow the peephole weights, [group][i, f, o][S][VW]. A linear layer is the same
    with one row-vector and no state.
+
+   A GRU's candidate reads inputs and h in different ways. Its row-vectors are n, r, z for inputs and r, z, n for h, and
+   its net inputs are N = 4 vectors: n from the inputs, r, z, n from h. So what h feeds begins at vector `shift` = 1. Where
+   the reset gate acts on h itself they are 3, h feeds r and z alone (G_h = 2), and n from r h is a second product.
+
+   Such a second product within a step, as is a projection, is a linear layer of its own (fl_tail_layer), packed
+   after the rest.
 
    Compact weights (FASTLSTM_FLOAT16, FASTLSTM_INT8; float engines) lie otherwise, in segments that begin on 64-byte
    boundaries: the biases as floats, [group][bias][row-vector][VW]; for int8 the scales of the weights (floats) and their
@@ -25,17 +33,24 @@
 
 typedef struct fl_geometry {
     ptrdiff_t I, H, S, J, A; /* inputs, hidden units, cells per block, blocks, gate activations as sources */
+    ptrdiff_t P;             /* outputs, which are the h that is read */
     ptrdiff_t biases, gates; /* how many of each */
-    ptrdiff_t G, M, groups;  /* row-vectors per group, sources, groups of VW blocks */
-    ptrdiff_t panel;         /* elements of one group's weights: M * G * VW */
+    ptrdiff_t G, G_h;        /* row-vectors per group: of biases and inputs, of h and gate activations */
+    ptrdiff_t N, shift;      /* net inputs per group, and where among them those begin that h feeds */
+    ptrdiff_t bias_shift;    /* the same of bias_hh */
+    ptrdiff_t M, groups;     /* sources, groups of VW blocks */
+    ptrdiff_t panel;         /* elements of one group's weights */
     ptrdiff_t peephole;      /* offset of the peephole weights */
+    ptrdiff_t tail;          /* offset of the second product's weights */
     ptrdiff_t packed;        /* elements in all */
-    ptrdiff_t acts;          /* what a step saves for the gradient: (groups, G, VW) gates and g, then (groups, kept S, VW) */
-    ptrdiff_t kept;          /* what it keeps beside them: h(c), c(t-1), and with peepholes c(t) */
+    ptrdiff_t acts;          /* what a step saves for the gradient (fl_act_net and the following) */
+    ptrdiff_t kept;          /* what it keeps of each cell beside activations: h(c), c(t-1), and with peepholes c(t) */
+    ptrdiff_t by_group, by_vector; /* how far apart net inputs' vectors lie there */
     ptrdiff_t factors;       /* local factors of one group (lstm.h): S each of mu, e, u_g, u_i, u_f, and d_i, d_f, d_o, d_g */
     ptrdiff_t traced;        /* trace row-vectors per cell: g, and i and f where they exist */
     ptrdiff_t trace;         /* trace elements of one group and lane: M * S * traced * VW, and peepholes 2 * S * S * VW */
     int i, f, o, coupled;    /* which gates exist */
+    int has_tail;
 } fl_geometry;
 
 /* Numbers below this are zeros to int8 weights: scales stay far from the smallest float, and inverses finite. */
@@ -47,10 +62,14 @@ static inline ptrdiff_t fl_sources(const fl_geometry *q, int kind) {
     return kind == FL_X ? q->I : kind == FL_A ? q->A : q->M - q->biases - q->I - q->A;
 }
 
+/* And how many row-vectors they feed, from which net input on. */
+static inline ptrdiff_t fl_fed(const fl_geometry *q, int kind) { return kind == FL_X ? q->G : q->G_h; }
+static inline ptrdiff_t fl_fed_from(const fl_geometry *q, int kind) { return kind == FL_X ? 0 : q->shift; }
+
 /* Where the segments of compact weights begin, in floats; the biases come first. */
 typedef struct fl_compact_geometry {
     ptrdiff_t scales, sums, weights, peephole, packed;
-    ptrdiff_t row;              /* elements of a group's row-vectors: G * VW */
+    ptrdiff_t row;              /* elements of a group's row-vectors that inputs feed: G * VW */
     ptrdiff_t at[FL_KINDS + 1]; /* where in a group's panel each kind begins; at the end, how long the panel is: in floats */
 } fl_compact_geometry;
 
@@ -60,8 +79,8 @@ static inline fl_compact_geometry fl_layer_compact(const fastlstm_layer *l, cons
     c.row = q->G * vw;
     c.at[0] = 0;
     for (int kind = 0; kind < FL_KINDS; kind++) {
-        const ptrdiff_t n = fl_sources(q, kind);
-        c.at[kind + 1] = c.at[kind] + (bytes ? (n + 3) / 4 * c.row : n * c.row / 2);
+        const ptrdiff_t n = fl_sources(q, kind), row = fl_fed(q, kind) * vw;
+        c.at[kind + 1] = c.at[kind] + (bytes ? (n + 3) / 4 * row : n * row / 2);
     }
     c.scales = (q->groups * q->biases * c.row + 15) / 16 * 16;
     c.sums = c.scales + (bytes ? (q->groups * FL_KINDS * c.row + 15) / 16 * 16 : 0);
@@ -71,33 +90,51 @@ static inline fl_compact_geometry fl_layer_compact(const fastlstm_layer *l, cons
     return c;
 }
 
+/* The second product of a step, as a layer: a projection's W_hr, or a GRU's candidate from r h. */
+static inline fastlstm_layer fl_tail_layer(const fastlstm_layer *l) {
+    fastlstm_layer tail = {.kind = FASTLSTM_LINEAR, .output_activation = {FASTLSTM_IDENTITY, 0, 0}, .weights = l->weights,
+                           .input_size = l->hidden_size, .hidden_size = l->hidden_size, .block_size = 1};
+    tail.clip = l->clip;
+    tail.weight_ih = l->weight_hh + 2 * l->hidden_size * l->hidden_size;
+    tail.weight_hh = tail.weight_gh = tail.weight_hr = tail.bias_ih = tail.bias_hh = tail.weight_peephole = -1;
+    if (l->kind == FASTLSTM_LSTM) {
+        tail.hidden_size = l->proj_size;
+        tail.weight_ih = l->weight_hr;
+    }
+    return tail;
+}
+
 /* One source of the layer's sizes; products cannot overflow once fl_net_valid (api.c) has accepted the layer. */
 static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t vw) {
-    fl_geometry q;
+    fl_geometry q = {0};
+    const int lstm = l->kind == FASTLSTM_LSTM;
     q.I = l->input_size;
     q.H = l->hidden_size;
+    q.P = lstm && l->proj_size ? l->proj_size : q.H;
+    q.S = lstm ? l->block_size : 1;
+    q.J = q.S == 1 ? q.H : q.H / q.S;
     q.biases = (l->bias_ih >= 0) + (l->bias_hh >= 0);
-    if (l->kind == FASTLSTM_LINEAR) {
-        q.S = 1;
-        q.J = q.H;
-        q.A = q.gates = 0;
-        q.i = q.f = q.o = q.coupled = 0;
-        q.G = 1;
-        q.M = q.biases + q.I;
-    } else {
-        q.S = l->block_size;
-        q.J = q.S == 1 ? q.H : q.H / q.S;
+    q.G = q.G_h = q.N = 1;
+    if (lstm) {
         q.i = (l->gates & FASTLSTM_INPUT_GATE) != 0;
         q.f = (l->gates & FASTLSTM_FORGET_GATE) != 0;
         q.o = (l->gates & FASTLSTM_OUTPUT_GATE) != 0;
         q.coupled = (l->gates & FASTLSTM_COUPLED_GATES) != 0;
         q.gates = q.i + q.f + q.o;
         q.A = l->gate_recurrence ? q.gates * q.J : 0;
-        q.G = q.gates + q.S;
-        q.M = q.biases + q.I + q.H + q.A;
+        q.G = q.G_h = q.N = q.gates + q.S;
+        q.has_tail = l->proj_size > 0;
+    } else if (l->kind == FASTLSTM_GRU) {
+        q.has_tail = !l->reset_after;
+        q.G = 3;
+        q.G_h = l->reset_after ? 3 : 2;
+        q.N = l->reset_after ? 4 : 3;
+        q.shift = 1;
+        q.bias_shift = l->reset_after;
     }
+    q.M = q.biases + q.I + (l->kind == FASTLSTM_LINEAR ? 0 : q.P + q.A);
     q.groups = (q.J + vw - 1) / vw;
-    q.panel = q.M * q.G * vw;
+    q.panel = ((q.biases + q.I) * q.G + (q.M - q.biases - q.I) * q.G_h) * vw;
     q.peephole = q.groups * q.panel;
     q.packed = q.peephole + (l->peepholes ? q.groups * 3 * q.S * vw : 0);
     if (l->weights != FASTLSTM_NATIVE) {
@@ -105,20 +142,35 @@ static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t v
         q.peephole = c.peephole;
         q.packed = c.packed;
     }
-    q.kept = l->kind == FASTLSTM_LINEAR ? 0 : 2 + l->peepholes;
-    q.acts = q.groups * (q.G + q.kept * q.S) * vw;
+    q.tail = q.packed;
+    if (q.has_tail) {
+        const fastlstm_layer tail = fl_tail_layer(l);
+        q.packed += fl_layer_geometry(&tail, vw).packed;
+    }
+    q.kept = lstm ? 2 + l->peepholes : 0;
+    q.by_group = l->kind == FASTLSTM_GRU ? 1 : q.N;
+    q.by_vector = l->kind == FASTLSTM_GRU ? q.groups : 1;
+    q.acts = q.groups * (q.N + (q.kept + q.has_tail) * q.S) * vw + (lstm && q.has_tail ? (q.P + vw - 1) / vw * vw : 0);
     q.factors = (6 * q.S + 3) * vw;
-    q.traced = l->kind == FASTLSTM_LINEAR ? 0 : 1 + q.i + q.f;
+    q.traced = lstm ? 1 + q.i + q.f : 0;
     q.trace = q.M * q.S * q.traced * vw + (l->peepholes ? 2 * q.S * q.S * vw : 0);
     return q;
 }
 
+/* Whether a step needs all its net inputs before the first end: a GRU's gates before r h. */
+static inline int fl_gathers(const fl_geometry *q) { return q->G != q->G_h; }
+
 static inline ptrdiff_t fl_tile_groups(const fl_geometry *q) { return q->G < FL_TILE ? FL_TILE / q->G : 1; }
 
-/* Where a group's part of what a step saved lies. The first half later holds the errors of the net inputs. */
-static inline ptrdiff_t fl_act_net(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) { return group * q->G * vw; }
+/* What a step saves for the gradient: the net inputs' activations, later their errors; what is kept of the cells,
+   [group][kept][S][VW]; the sources of the second product, (H,); with a projection, the errors of its outputs, (P,).
+   Errors of a GRU lie vector by vector, [N][group][VW], so that those that inputs feed, and those that h feeds, lie side
+   by side; all others [group][N][VW]. */
+static inline ptrdiff_t fl_act_net(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) { return group * q->by_group * vw; }
 static inline ptrdiff_t fl_act_cell(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) {
-    return q->groups * q->G * vw + group * q->kept * q->S * vw;
+    return (q->groups * q->N + group * q->kept * q->S) * vw;
 }
+static inline ptrdiff_t fl_act_tail(const fl_geometry *q, ptrdiff_t vw) { return q->groups * (q->N + q->kept * q->S) * vw; }
+static inline ptrdiff_t fl_act_projected(const fl_geometry *q, ptrdiff_t vw) { return fl_act_tail(q, vw) + q->groups * q->S * vw; }
 
 #endif

@@ -108,7 +108,7 @@ static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, c
 static void fl_linear_errors(const fl_cell *cell, const REAL *dy, const REAL *y, REAL *d) {
     for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
         const ptrdiff_t u = group * VW, n = cell->q.H - u;
-        v_store(d + u, v_mul(fl_load_units(dy + u, 1, n), v_activate_grad(cell->l->output_activation, fl_load_units(y + u, 1, n))));
+        v_store(d + u, v_mul(fl_load_units(dy + u, 1, n), v_activate_grad(&cell->l->output_activation, fl_load_units(y + u, 1, n))));
     }
 }
 
@@ -248,7 +248,7 @@ static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, cons
     const fastlstm_layer *last = m->layers + m->n_layers - 1;
     const ptrdiff_t B = m->lanes, I = m->layers[0].input_size, O = last->hidden_size;
     const ptrdiff_t work = 4 * B * w->weights;
-    const int fused_sigmoid = m->loss == FASTLSTM_BINARY_CROSS_ENTROPY && last->kind == FASTLSTM_LINEAR && last->output_activation == FASTLSTM_SIGMOID;
+    const int fused_sigmoid = m->loss == FASTLSTM_BINARY_CROSS_ENTROPY && last->kind == FASTLSTM_LINEAR && last->output_activation.kind == FASTLSTM_SIGMOID;
     fl_patience patience = {poll, context, 0, fl_fpu_enter()};
     int stop = 0;
     ptrdiff_t t = 0;

@@ -4,12 +4,12 @@
 
 FL_INLINE void fl_linear_finish(const fl_cell *cell, ptrdiff_t group, V total, REAL *y) {
     const ptrdiff_t u = group * VW;
-    fl_store_units(y + u, v_activate(cell->l->output_activation, total), 1, cell->q.H - u);
+    fl_store_units(y + u, v_activate(&cell->l->output_activation, total), 1, cell->q.H - u);
 }
 
 FL_INLINE void fl_linear_single(const fl_cell *cell, ptrdiff_t group, const REAL *x, REAL *y, int P) {
     V total[8];
-    fl_net_single(total, cell, group, NULL, 0, x, NULL, NULL, P, 1);
+    fl_net_single(total, cell, group, NULL, 0, x, NULL, NULL, P, 1, 1, 0);
     for (int p = 0; p < P; p++)
         fl_linear_finish(cell, group + p, total[p], y);
 }
@@ -37,12 +37,12 @@ static void fl_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *cons
     }
 }
 
-/* Biases and input products of a recurrent layer for many rows: net (groups, net_panel), rows (G, VW) in each. */
+/* Biases and input products of a recurrent layer for many rows: net (groups, net_panel), rows (N, VW) in each. */
 static void fl_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net, ptrdiff_t net_panel) {
     const fl_geometry *q = &cell->q;
     for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
         P = fl_panels(cell, group);
-        const fl_tile t = {cell->w + group * q->panel, q->panel, q->G * VW, net + group * net_panel, net_panel, q->G * VW, NULL, cell->w + (group + P) * q->panel};
+        const fl_tile t = {cell->w + group * q->panel, q->panel, q->G * VW, net + group * net_panel, net_panel, q->N * VW, NULL, cell->w + (group + P) * q->panel};
         fl_net_start(cell, &t, x, rows, P);
     }
 }

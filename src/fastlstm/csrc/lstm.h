@@ -9,102 +9,6 @@
 #ifndef FL_LSTM_H
 #define FL_LSTM_H
 
-/* What one lane's step reads besides its sources, and writes. */
-typedef struct fl_row {
-    REAL *c;     /* inout (H,) */
-    REAL *y;     /* out (H,): h of this step; never overlaps the h that is read */
-    REAL *a_out; /* out (A,); never overlaps the a that is read */
-    REAL *act;   /* out (acts,): gates, g, h(c), c(t-1) for the gradient; or NULL */
-} fl_row;
-
-/* A step of n lanes. */
-typedef struct fl_rows {
-    ptrdiff_t n;
-    const fl_row *row;
-    const REAL *const *x, *const *h, *const *a; /* (n,) inputs (I,), h (H,) and gate activations (A,) of the step before */
-    REAL *net;           /* net inputs, (n, G, VW) for each group of a tile, scratch; or, */
-    ptrdiff_t net_panel; /*   if not 0, for all groups, so far apart, with biases and input products already in */
-} fl_rows;
-
-/* A layer as its kernels see it. */
-typedef struct fl_cell {
-    fl_geometry q;
-    fl_compact_geometry c; /* if the weights are compact */
-    const fastlstm_layer *l;
-    const REAL *w;       /* packed */
-    ptrdiff_t first, end; /* the groups to be computed: all, or one thread's */
-    ptrdiff_t most;      /* lanes that take a step together: all, unless Ctrl-C would wait too long for them */
-    int plain;           /* three gates, sigmoid and tanh, blocks of one cell, nothing else */
-} fl_cell;
-
-static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w) {
-    cell->q = fl_layer_geometry(l, VW);
-    cell->c = fl_layer_compact(l, &cell->q, VW);
-    cell->l = l;
-    cell->w = w;
-    cell->first = 0;
-    cell->end = cell->q.groups;
-    cell->most = FL_STEP_WORK / cell->q.packed > 96 ? FL_STEP_WORK / cell->q.packed : 96;
-    cell->plain = l->kind == FASTLSTM_LSTM && l->gates == (FASTLSTM_INPUT_GATE | FASTLSTM_FORGET_GATE | FASTLSTM_OUTPUT_GATE) &&
-                  !l->peepholes && cell->q.A == 0 && cell->q.S == 1 && !(l->clip < INFINITY) &&
-                  l->gate_activation == FASTLSTM_SIGMOID && l->input_activation == FASTLSTM_TANH &&
-                  l->output_activation == FASTLSTM_TANH;
-}
-
-/* Panels in a tile that starts with this group. */
-static ptrdiff_t fl_panels(const fl_cell *cell, ptrdiff_t group) {
-    const ptrdiff_t P = fl_tile_groups(&cell->q);
-    return cell->end - group >= P ? P : 1;
-}
-
-/* Products of one kind of sources, which start at t->w. */
-static void fl_net_add(const fl_tile *t, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, ptrdiff_t P, ptrdiff_t G) {
-    if (G <= FL_TILE) {
-        fl_add_sources(t, s, count, rows, (int)P, (int)G);
-        return;
-    }
-    for (ptrdiff_t n = 0; n < G; n++) { /* more row-vectors than a tile has: one at a time */
-        fl_tile part = *t;
-        part.w += n * VW;
-        part.net += n * VW;
-        fl_add_sources(&part, s, count, rows, 1, 1);
-    }
-}
-
-/* Totals with biases and input products; t->w is at the biases. */
-static void fl_net_start(const fl_cell *cell, const fl_tile *t, const REAL *const *x, ptrdiff_t rows, ptrdiff_t P) {
-    const fl_geometry *q = &cell->q;
-    REAL bias[FL_TILE * VW];
-    fl_tile inputs = *t;
-    inputs.w += q->biases * t->stride;
-    if (q->G <= FL_TILE) inputs.bias = bias;
-    for (ptrdiff_t p = 0; p < P; p++)
-        for (ptrdiff_t n = 0; n < q->G; n++) {
-            const V b = fl_bias(t->w + p * t->panel + n * VW, t->stride, q->biases);
-            if (inputs.bias) v_store(bias + (p * q->G + n) * VW, b);
-            else
-                for (ptrdiff_t r = 0; r < rows; r++)
-                    v_store(t->net + r * t->net_row + n * VW, b);
-        }
-    fl_net_add(&inputs, x, q->I, rows, P, q->G);
-}
-
-/* One row: the totals of P groups of N = G row-vectors, from their start or from `made` (P, net_panel apart) on. */
-FL_INLINE void fl_net_single(V *total, const fl_cell *cell, ptrdiff_t group, const REAL *made, ptrdiff_t net_panel, const REAL *x,
-                             const REAL *h, const REAL *a, int P, int N) {
-    const fl_geometry *q = &cell->q;
-    const ptrdiff_t stride = N * VW;
-    const REAL *w = cell->w + group * q->panel;
-    FL_UNROLL
-    for (int j = 0; j < P * N; j++)
-        total[j] = made ? v_load(made + j / N * net_panel + j % N * VW) : fl_bias(w + j / N * q->panel + j % N * VW, stride, q->biases);
-    w += q->biases * stride;
-    if (!made) fl_single_add(total, w, q->panel, x, q->I, P, N);
-    w += q->I * stride;
-    if (h) fl_single_add(total, w, q->panel, h, q->H, P, N);
-    if (a) fl_single_add(total, w + q->H * stride, q->panel, a, q->A, P, N);
-}
-
 /* c(t) = f c(t-1) + i g: one rounding for f c, one for the sum. */
 FL_INLINE V fl_state(V f, V c_prev, V i, V g) { return v_fma(i, g, v_mul(f, c_prev)); }
 
@@ -139,8 +43,8 @@ FL_INLINE void fl_plain_output(const fl_cell *cell, ptrdiff_t group, const fl_ro
     }
 }
 
-/* Any cell's end; net (G, VW). */
-FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net, const fl_row *row) {
+/* Any LSTM's end; net (N, VW). */
+FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net, const fl_row *row) {
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t S = q->S, block = group * VW;
@@ -160,7 +64,7 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
         if (peep)
             for (ptrdiff_t v = 0; v < S; v++)
                 a = v_fma(v_load(peep + v * VW), fl_load_units(c_units + v, S, n), a);
-        i = v_activate(l->gate_activation, a);
+        i = v_activate(&l->gate_activation, a);
         if (act) v_store(act, i), act += VW;
         if (a_out) fl_store_units(a_out, i, 1, n), a_out += q->J;
     }
@@ -170,7 +74,7 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
         if (peep)
             for (ptrdiff_t v = 0; v < S; v++)
                 a = v_fma(v_load(peep + (S + v) * VW), fl_load_units(c_units + v, S, n), a);
-        f = v_activate(l->gate_activation, a);
+        f = v_activate(&l->gate_activation, a);
         if (act) v_store(act, f), act += VW;
         if (a_out) fl_store_units(a_out, f, 1, n), a_out += q->J;
     } else if (q->coupled) {
@@ -178,7 +82,7 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
     }
     V a_o = q->o ? v_load(net) : one;
     for (ptrdiff_t v = 0; v < S; v++) {
-        V g = v_activate(l->input_activation, v_load(net_g + v * VW));
+        V g = v_activate(&l->input_activation, v_load(net_g + v * VW));
         V c_prev = fl_load_units(c_units + v, S, n);
         V c = fl_state(f, c_prev, i, g);
         c = v_max(floor, v_min(limit, c));
@@ -191,96 +95,14 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net
         }
     }
     if (q->o) {
-        o = v_activate(l->gate_activation, a_o);
+        o = v_activate(&l->gate_activation, a_o);
         if (act) v_store(act, o);
         if (a_out) fl_store_units(a_out, o, 1, n);
     }
     for (ptrdiff_t v = 0; v < S; v++) {
-        V hc = v_activate(l->output_activation, fl_load_units(c_units + v, S, n));
+        V hc = v_activate(&l->output_activation, fl_load_units(c_units + v, S, n));
         fl_store_units(y_units + v, v_mul(o, hc), S, n);
         if (kept) v_store(kept + v * VW, hc);
-    }
-}
-
-/* All of a cell's net inputs and its end, for one row and P groups, in registers: short chains side by side. */
-FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, int P, int N) {
-    V total[8];
-    fl_net_single(total, cell, group, rows->net_panel ? rows->net + group * rows->net_panel : NULL, rows->net_panel, rows->x[0],
-                  rows->h[0], cell->q.A ? rows->a[0] : NULL, P, N);
-    const fl_row *row = rows->row;
-    if (N == 4 && cell->plain) {
-        V c[2];
-        FL_UNROLL
-        for (int p = 0; p < P; p++)
-            c[p] = fl_plain_state(cell, group + p, row, total[p * N], total[p * N + 1], total[p * N + 3]);
-        FL_UNROLL
-        for (int p = 0; p < P; p++)
-            fl_plain_output(cell, group + p, row, total[p * N + 2], c[p]);
-        return;
-    }
-    FL_UNROLL
-    for (int p = 0; p < P; p++) {
-        REAL net[4 * VW];
-        FL_UNROLL
-        for (int n = 0; n < N; n++)
-            v_store(net + n * VW, total[p * N + n]);
-        fl_finish(cell, group + p, net, row);
-    }
-}
-
-FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N) {
-    ptrdiff_t group = cell->first;
-    for (; group + 2 <= cell->end; group += 2)
-        fl_cell_single(cell, group, rows, 2, N);
-    for (; group < cell->end; group++)
-        fl_cell_single(cell, group, rows, 1, N);
-}
-
-/* All rows of a group, once their net inputs are complete; these are overwritten. */
-FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, REAL *net) {
-    const ptrdiff_t G = cell->q.G;
-    if (!cell->plain) {
-        for (ptrdiff_t r = 0; r < rows->n; r++)
-            fl_finish(cell, group, net + r * G * VW, rows->row + r);
-        return;
-    }
-    /* In two passes: an output waits for its own state, but not for that of other rows. */
-    for (ptrdiff_t r = 0; r < rows->n; r++) {
-        REAL *t = net + r * 4 * VW;
-        v_store(t, fl_plain_state(cell, group, rows->row + r, v_load(t), v_load(t + VW), v_load(t + 3 * VW)));
-    }
-    for (ptrdiff_t r = 0; r < rows->n; r++) {
-        REAL *t = net + r * 4 * VW;
-        fl_plain_output(cell, group, rows->row + r, v_load(t + 2 * VW), v_load(t));
-    }
-}
-
-/* One step of the cell. */
-static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
-    const fl_geometry *q = &cell->q;
-    if (rows->n == 1 && q->G <= FL_TILE) switch (q->G) {
-        case 1: fl_cell_row(cell, rows, 1); return;
-        case 2: fl_cell_row(cell, rows, 2); return;
-        case 3: fl_cell_row(cell, rows, 3); return;
-        default: fl_cell_row(cell, rows, 4); return;
-        }
-    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
-        P = fl_panels(cell, group);
-        const REAL *w = cell->w + group * q->panel, *w_h = w + (q->biases + q->I) * q->G * VW;
-        fl_tile t = {w, q->panel, q->G * VW, rows->net, rows->n * q->G * VW, q->G * VW, NULL, w_h};
-        if (rows->net_panel) {
-            t.net += group * rows->net_panel;
-            t.net_panel = rows->net_panel;
-        } else {
-            fl_net_start(cell, &t, rows->x, rows->n, P);
-        }
-        t.w = w_h;
-        t.next = (rows->net_panel ? w_h : w) + P * q->panel;
-        fl_net_add(&t, rows->h, q->H, rows->n, P, q->G);
-        t.w += q->H * t.stride;
-        if (q->A) fl_net_add(&t, rows->a, q->A, rows->n, P, q->G);
-        for (ptrdiff_t p = 0; p < P; p++)
-            fl_finish_rows(cell, group + p, rows, t.net + p * t.net_panel);
     }
 }
 
@@ -304,14 +126,14 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
     const int clipped = l->clip < INFINITY;
     V i = one, f = one, o = one, di = zero, df = zero, dot = zero;
     V d_i = zero, d_f = zero, d_o = zero; /* derivatives of the gates, then the errors of their net inputs */
-    if (q->i) i = v_load(act), act += VW, di = v_activate_grad(l->gate_activation, i);
-    if (q->f) f = v_load(act), act += VW, df = v_activate_grad(l->gate_activation, f);
+    if (q->i) i = v_load(act), act += VW, di = v_activate_grad(&l->gate_activation, i);
+    if (q->f) f = v_load(act), act += VW, df = v_activate_grad(&l->gate_activation, f);
     if (q->coupled) f = v_sub(one, i);
     if (q->o) o = v_load(act);
     for (ptrdiff_t v = 0; v < S; v++) {
         const V g = v_load(act_g + v * VW), hc = v_load(kept + v * VW), c_prev = v_load(kept + (S + v) * VW);
         V mu = f;
-        V u_g = v_mul(i, v_activate_grad(l->input_activation, g));
+        V u_g = v_mul(i, v_activate_grad(&l->input_activation, g));
         V u_i = v_mul(q->coupled ? v_sub(g, c_prev) : g, di);
         V u_f = v_mul(c_prev, df);
         if (clipped) {
@@ -328,7 +150,7 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
         v_store(factors + (4 * S + v) * VW, fl_unpadded(u_f, n));
         if (!dh) continue;
         const V d = fl_load_units(dh + block * S + v, S, n);
-        const V e = v_mul(v_mul(d, o), v_activate_grad(l->output_activation, hc));
+        const V e = v_mul(v_mul(d, o), v_activate_grad(&l->output_activation, hc));
         v_store(factors + (S + v) * VW, e);
         v_store(factors + (5 * S + v) * VW, v_mul(e, u_g));
         d_i = v_fma(e, u_i, d_i);
@@ -336,7 +158,7 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
         dot = v_fma(d, hc, dot);
     }
     if (!dh) return;
-    if (q->o) d_o = v_mul(v_activate_grad(l->gate_activation, o), dot);
+    if (q->o) d_o = v_mul(v_activate_grad(&l->gate_activation, o), dot);
     v_store(factors + 6 * S * VW, d_i);
     v_store(factors + (6 * S + 1) * VW, d_f);
     v_store(factors + (6 * S + 2) * VW, d_o);

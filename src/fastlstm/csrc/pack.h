@@ -3,28 +3,31 @@
 #ifndef FL_PACK_H
 #define FL_PACK_H
 
-/* The parameter row of a row-vector's lane; the order there is i, f, g, o. -1 in the padding. */
-static ptrdiff_t fl_param_row(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t lane, ptrdiff_t n) {
+/* The parameter row of a row-vector's lane; the order there is i, f, g, o, or r, z, n. -1 in the padding.
+   from: the net input that the first row-vector feeds. */
+static ptrdiff_t fl_param_row(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t lane, ptrdiff_t n, ptrdiff_t from) {
     const ptrdiff_t j = group * VW + lane;
     if (j >= q->J) return -1;
-    if (l->kind == FASTLSTM_LINEAR) return j;
+    if (l->kind == FASTLSTM_GRU) return (n + from + 2) % 3 * q->J + j; /* net inputs are n, r, z, n */
+    if (l->kind != FASTLSTM_LSTM) return j;
     if (n >= q->gates) return (q->i + q->f) * q->J + j * q->S + (n - q->gates); /* cell input of slot n - gates */
     if (q->o && n == q->gates - 1) return (q->i + q->f) * q->J + q->H + j;
     return n * q->J + j;
 }
 
-/* Copies between one kind of sources, `count` columns of a parameter matrix from offset `at`, and a group's panel, where
-   they begin at source k0. In tiles, so that the vectors that lanes write to in turn stay in cache. */
-FL_NOINLINE void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *panel, int back,
-                            ptrdiff_t at, ptrdiff_t k0, ptrdiff_t count) {
+/* Copies between one kind of sources, `count` columns of a parameter matrix from offset `at`, and a group's weights of G
+   row-vectors, the first of which feeds net input `first`. In tiles, so that the vectors that lanes write to in turn stay in
+   cache. */
+FL_NOINLINE void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *weights, int back,
+                            ptrdiff_t at, ptrdiff_t count, ptrdiff_t G, ptrdiff_t first) {
     enum { TILE = 64 };
-    const ptrdiff_t stride = q->G * VW;
+    const ptrdiff_t stride = G * VW;
     for (ptrdiff_t from = 0; from < count; from += TILE) {
         const ptrdiff_t to = from + TILE < count ? from + TILE : count;
-        for (ptrdiff_t n = 0; n < q->G; n++)
+        for (ptrdiff_t n = 0; n < G; n++)
             for (ptrdiff_t lane = 0; lane < VW; lane++) {
-                const ptrdiff_t row = fl_param_row(l, q, group, lane, n);
-                REAL *w = panel + (k0 + from) * stride + n * VW + lane, *p = params + at + row * count;
+                const ptrdiff_t row = fl_param_row(l, q, group, lane, n, first);
+                REAL *w = weights + from * stride + n * VW + lane, *p = params + at + row * count;
                 if (row >= 0 && back)
                     for (ptrdiff_t k = from; k < to; k++, w += stride)
                         p[k] = *w;
@@ -49,8 +52,6 @@ static ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *
     return l->weight_peephole + row * q->H + j * q->S + v;
 }
 
-#include "compact_pack.h"
-
 /* A layer's peephole weights, which are floats in every format. */
 static void fl_copy_peepholes(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *w, int back) {
     for (ptrdiff_t group = 0; group < (l->peepholes ? q->groups : 0); group++)
@@ -63,23 +64,38 @@ static void fl_copy_peepholes(const fastlstm_layer *l, const fl_geometry *q, REA
                 }
 }
 
+/* Both bias vectors of a group. */
+static void fl_copy_biases(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *w, int back) {
+    if (l->bias_ih >= 0) fl_copy_sources(l, q, group, params, w, back, l->bias_ih, 1, q->G, 0);
+    if (l->bias_hh >= 0) fl_copy_sources(l, q, group, params, w + q->G * VW, back, l->bias_hh, 1, q->G, q->bias_shift);
+}
+
+#include "compact_pack.h"
+
+FL_NOINLINE void fl_copy_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
+    REAL *w = packed;
+    for (ptrdiff_t group = 0; group < q->groups; group++, w += q->panel) {
+        REAL *w_x = w + q->biases * q->G * VW, *w_h = w_x + q->I * q->G * VW;
+        fl_copy_biases(l, q, group, params, w, back);
+        fl_copy_sources(l, q, group, params, w_x, back, l->weight_ih, q->I, q->G, 0);
+        if (l->kind == FASTLSTM_LINEAR) continue;
+        fl_copy_sources(l, q, group, params, w_h, back, l->weight_hh, q->P, q->G_h, q->shift);
+        fl_copy_sources(l, q, group, params, w_h + q->P * q->G_h * VW, back, l->weight_gh, q->A, q->G_h, q->shift);
+    }
+}
+
 /* Copies params to packed, or packed to params where `back`. */
 FL_NOINLINE void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers, REAL *params, REAL *packed, int back) {
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fastlstm_layer *l = layers + i;
         const fl_geometry q = fl_layer_geometry(l, VW);
-        REAL *w = packed;
         if (l->weights != FASTLSTM_NATIVE) fl_copy_compact_layer(l, &q, params, packed, back);
-        for (ptrdiff_t group = 0; group < q.groups && l->weights == FASTLSTM_NATIVE; group++, w += q.panel) {
-            ptrdiff_t k = 0;
-            if (l->bias_ih >= 0) fl_copy_sources(l, &q, group, params, w, back, l->bias_ih, k++, 1);
-            if (l->bias_hh >= 0) fl_copy_sources(l, &q, group, params, w, back, l->bias_hh, k++, 1);
-            fl_copy_sources(l, &q, group, params, w, back, l->weight_ih, k, q.I);
-            if (l->kind == FASTLSTM_LINEAR) continue;
-            fl_copy_sources(l, &q, group, params, w, back, l->weight_hh, k + q.I, q.H);
-            fl_copy_sources(l, &q, group, params, w, back, l->weight_gh, k + q.I + q.H, q.A);
-        }
+        else fl_copy_layer(l, &q, params, packed, back);
         fl_copy_peepholes(l, &q, params, packed + q.peephole, back);
+        if (q.has_tail) {
+            const fastlstm_layer tail = fl_tail_layer(l);
+            fl_copy_packed(&tail, 1, params, packed + q.tail, back);
+        }
         packed += q.packed;
     }
 }
@@ -99,7 +115,7 @@ static void fl_trace_convert(const fastlstm_layer *layers, ptrdiff_t n_layers, p
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, VW);
         const ptrdiff_t SS = layers[i].peepholes ? q.S * q.S : 0, rows = q.S * q.traced;
-        if (layers[i].kind == FASTLSTM_LINEAR) continue;
+        if (!q.traced) continue;
         for (ptrdiff_t k = 0; !back && k < lanes * q.groups * q.trace; k++)
             E[k] = 0;
         for (ptrdiff_t b = 0; b < lanes; b++)

@@ -13,9 +13,9 @@
 #define FL_STEP_WORK 1000000000
 
 /* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
-#define FL_RUNNER_BYTES 384
-#define FL_CELL_BYTES 384
-#define FL_LEARN_LAYER_BYTES 512
+#define FL_RUNNER_BYTES 448
+#define FL_CELL_BYTES 512
+#define FL_LEARN_LAYER_BYTES 640
 #define FL_LEARN_WORK_BYTES 128
 
 /* What every prepared scratch starts with. */
@@ -35,7 +35,8 @@ typedef struct fl_forward_plan {
     ptrdiff_t widest;  /* of all h */
     int reverse;       /* a layer reads backwards: a span is the whole batch */
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
-    ptrdiff_t runner, cells, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
+    ptrdiff_t room;    /* rows that there is room for net inputs of all groups of */
+    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
     ptrdiff_t block, bytes, scales, bytes_stride; /* of compact weights: fl_compact */
 } fl_forward_plan;
 
@@ -50,25 +51,34 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     fl_forward_plan p = {0};
     const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *);
     ptrdiff_t width = 0, acts = 0, block = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
+    ptrdiff_t tail = 0;
+    int gathers = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
-        const ptrdiff_t both = q.H + (i + 1 < n && layers[i + 1].reverse ? layers[i + 1].hidden_size : 0);
+        const ptrdiff_t both = q.P + (i + 1 < n && layers[i + 1].reverse ? fl_layer_geometry(layers + i + 1, vw).P : 0);
         if (q.H > p.widest) p.widest = q.H;
         if (both > width) width = both;
         if (q.A > acts) acts = q.A;
-        if (fl_tile_groups(&q) * q.G * vw > net) net = fl_tile_groups(&q) * q.G * vw;
-        if (q.groups * q.G * vw > widest) widest = q.groups * q.G * vw;
+        if (fl_tile_groups(&q) * q.N * vw > net) net = fl_tile_groups(&q) * q.N * vw;
+        if (q.groups * q.N * vw > widest) widest = q.groups * q.N * vw;
+        if (q.has_tail && q.H > tail) tail = q.H;
+        gathers |= fl_gathers(&q);
         p.reverse |= layers[i].reverse;
         if (layers[i].weights == FASTLSTM_FLOAT16) block = FL_TILE * 64 * vw; /* 64: FL_BLOCK */
-        const ptrdiff_t stride = (q.M - q.biases) / 64 * 64 + 64 * 4; /* three kinds, each rounded up */
+        const ptrdiff_t stride = (q.M + q.H) / 64 * 64 + 64 * 4; /* three kinds, each rounded up; or H alone */
         if (layers[i].weights == FASTLSTM_INT8 && stride > p.bytes_stride) p.bytes_stride = stride;
     }
     /* A single layer needs no memory for what passes between layers. */
     p.steps = p.reverse || n == 1 ? steps : FL_ROWS_AHEAD / lanes > 1 ? FL_ROWS_AHEAD / lanes : 1;
     if (p.steps > steps) p.steps = steps;
     p.ahead = p.steps == 1 || 2 * lanes > FL_ROWS_AHEAD ? 0 : FL_ROWS_AHEAD / lanes < p.steps ? FL_ROWS_AHEAD : p.steps * lanes;
+    p.room = gathers && lanes > p.ahead ? lanes : p.ahead;
     p.runner = fl_take(&p.size, FL_RUNNER_BYTES); /* first, so that it is found */
-    p.cells = fl_take(&p.size, n * FL_CELL_BYTES);
+    p.cells = fl_take(&p.size, (tail ? 2 : 1) * n * FL_CELL_BYTES);
+    p.tails = fl_take(&p.size, tail ? n * (ptrdiff_t)sizeof(fastlstm_layer) : 0);
+    p.tail = fl_take(&p.size, lanes * tail * real);
+    p.tail_x = fl_take(&p.size, tail ? lanes * pointer : 0);
+    p.tail_net = fl_take(&p.size, tail ? (lanes > 2 ? lanes : 2) * FL_TILE * vw * real : 0);
     p.lane = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.place = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
@@ -79,7 +89,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     p.y = fl_take(&p.size, lanes * pointer);
     p.zeros = fl_take(&p.size, p.widest * real);
     p.gate_acts = fl_take(&p.size, 2 * lanes * acts * real);
-    const ptrdiff_t nets = p.ahead * widest > lanes * net ? p.ahead * widest : lanes * net, two = 2 * FL_TILE * vw; /* a row alone */
+    const ptrdiff_t nets = p.room * widest > lanes * net ? p.room * widest : lanes * net, two = 2 * FL_TILE * vw; /* a row alone */
     p.net = fl_take(&p.size, (nets > two ? nets : two) * real);
     const ptrdiff_t most = lanes > p.ahead ? lanes : p.ahead;
     p.block = fl_take(&p.size, block * real);
@@ -132,20 +142,23 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
 static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, int threads, ptrdiff_t vw, ptrdiff_t real) {
     fl_back_plan p = {0};
     const fl_geometry q = fl_layer_geometry(l, vw);
-    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), R = q.groups * q.G * vw, rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
-    const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR;
-    p.by_h = fl_take(&p.own, recurrent * (q.H + q.A + vw - 1) / vw * vw * R * real);
-    p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * R * real);
-    p.zeros = fl_take(&p.own, (q.H > q.A ? q.H : q.A) * real);
+    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), R = q.groups * vw, rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
+    const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR, zeros = q.H > q.A ? q.H : q.A;
+    const ptrdiff_t tail_rows = q.has_tail ? (q.P + vw - 1) / vw * vw : 0;
+    p.by_h = fl_take(&p.own, recurrent * (q.P + q.A + vw - 1) / vw * vw * q.G_h * R * real);
+    p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * q.G * R * real);
+    p.by_tail = fl_take(&p.own, (q.H + vw - 1) / vw * vw * tail_rows * real);
+    p.zeros = fl_take(&p.own, zeros * real);
     p.lane = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.d = fl_take(&p.each, lanes * pointer);
-    p.to = fl_take(&p.each, lanes * pointer);
-    p.dh = fl_take(&p.each, recurrent * lanes * (q.H + q.A) * real);
+    p.to = fl_take(&p.each, 2 * lanes * pointer);
+    p.dh = fl_take(&p.each, recurrent * lanes * (q.P + q.A) * real);
     p.dc = fl_take(&p.each, recurrent * lanes * q.H * real);
+    p.ds = fl_take(&p.each, q.has_tail * lanes * q.H * real);
     p.net = fl_take(&p.each, FL_TILE * rows * vw * real);
     p.sum = fl_take(&p.each, l->reverse * FL_ROWS_AHEAD * q.I * real);
-    p.block = fl_take(&p.each, FL_BLOCK * q.G * vw * real);
+    p.block = fl_take(&p.each, FL_BLOCK * q.N * vw * real);
     p.size = p.own + p.each * threads;
     return p;
 }

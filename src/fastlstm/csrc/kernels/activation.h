@@ -70,11 +70,17 @@ FL_INLINE V v_exp_neg(V x) {
     return v_select(v_lt(x, v_set1(-FL_EXP_END)), v_zero(), y);
 }
 
-/* log(x) for 1 <= x <= 3; NaN gives NaN */
-FL_INLINE V v_log_1_3(V x) {
-    const VM low = v_lt(x, v_set1((REAL)1.5));
-    const V c = v_select(low, v_set1(1), v_set1(2));
-    const V z = v_div(v_sub(x, c), v_add(x, c)), z2 = v_mul(z, z);
+/* exp(x) - 1 for x <= 0 */
+FL_INLINE V v_expm1_neg(V x) {
+    V s;
+    const V one = v_set1(1), k = v_fma(x, v_set1(FL_LOG2E), v_set1(FL_ROUND));
+    const V p = v_exp_parts(v_sub(v_zero(), x), k, &s);
+    return v_select(v_lt(x, v_set1(-FL_EXP_END)), v_set1(-1), v_fnma(s, p, v_sub(s, one)));
+}
+
+/* log c + 2 atanh z, log c = 0 where `low` and log 2 elsewhere, |z| <= 1/5 */
+FL_INLINE V v_log_c_atanh(VM low, V z) {
+    const V z2 = v_mul(z, z);
 #ifdef FL_F64
     const V log_c = v_select(low, v_zero(), v_set1(0x1.62e42fefa39efp-1)), z4 = v_mul(z2, z2);
     const V q01 = v_fma(z2, v_set1(0x1.9999999999f30p-2), v_set1(0x1.5555555555555p-1));
@@ -87,6 +93,20 @@ FL_INLINE V v_log_1_3(V x) {
     const V q = v_fma(z2, v_fma(z2, v_set1(0x1.32c83cp-2f), v_set1(0x1.996250p-2f)), v_set1(0x1.555566p-1f));
 #endif
     return v_add(log_c, v_fma(v_mul(z, z2), q, v_add(z, z)));
+}
+
+/* log(x) for 1 <= x <= 3; NaN gives NaN */
+FL_INLINE V v_log_1_3(V x) {
+    const VM low = v_lt(x, v_set1((REAL)1.5));
+    const V c = v_select(low, v_set1(1), v_set1(2));
+    return v_log_c_atanh(low, v_div(v_sub(x, c), v_add(x, c)));
+}
+
+/* log(1 + exp(x)) for x <= 0, of full relative precision: z from exp(x) itself */
+FL_INLINE V v_log1p_exp_neg(V x) {
+    const V e = v_exp_neg(x), one = v_set1(1);
+    const VM low = v_lt(e, v_set1((REAL)0.5));
+    return v_log_c_atanh(low, v_div(v_select(low, e, v_sub(e, one)), v_add(e, v_select(low, v_set1(2), v_set1(3)))));
 }
 
 FL_INLINE V v_sigmoid(V x) {
@@ -107,28 +127,61 @@ FL_INLINE V v_tanh(V x) {
     return v_copysign(v_select(v_lt(v_set1(FL_TANH_END), a), one, y), x);
 }
 
-FL_INLINE V v_activate(int kind, V x) {
-    const V half = v_set1((REAL)0.5);
-    switch (kind) {
-    case FASTLSTM_SIGMOID: return v_sigmoid(x);
-    case FASTLSTM_TANH: return v_tanh(x);
-    case FASTLSTM_RELU: return v_max(v_zero(), x); /* in this order NaN is kept */
-    case FASTLSTM_G1997: x = v_tanh(v_mul(half, x)); return v_add(x, x);
-    case FASTLSTM_H1997: return v_tanh(v_mul(half, x));
+/* The rarer ones, out of the way of the others; fastlstm.h defines them all. NaN is kept. */
+FL_NOINLINE V v_activate_other(const fastlstm_activation *a, V x) {
+    const V one = v_set1(1), zero = v_zero(), alpha = v_set1((REAL)a->alpha), beta = v_set1((REAL)a->beta);
+    switch (a->kind) {
+    case FASTLSTM_AFFINE: return v_fma(alpha, x, beta);
+    case FASTLSTM_LEAKY_RELU: return v_select(v_lt(zero, x), x, v_mul(alpha, x));
+    case FASTLSTM_THRESHOLDED_RELU: return v_select(v_lt(alpha, x), x, v_select(v_lt(x, alpha), zero, v_sub(x, alpha)));
+    case FASTLSTM_SCALED_TANH: return v_mul(alpha, v_tanh(v_mul(beta, x)));
+    case FASTLSTM_HARD_SIGMOID: return v_max(zero, v_min(one, v_fma(alpha, x, beta)));
+    case FASTLSTM_ELU: return v_mul(beta, v_select(v_lt(zero, x), x, v_mul(alpha, v_expm1_neg(v_min(zero, x)))));
+    case FASTLSTM_SOFTSIGN: return v_select(v_lt(v_set1((REAL)1e30), v_abs(x)), v_copysign(one, x), v_div(x, v_add(one, v_abs(x))));
+    case FASTLSTM_SOFTPLUS: return v_add(v_max(zero, x), v_log1p_exp_neg(v_sub(zero, v_abs(x))));
     default: return x;
     }
 }
 
+FL_INLINE V v_activate(const fastlstm_activation *a, V x) {
+    const V half = v_set1((REAL)0.5);
+    switch (a->kind) {
+    case FASTLSTM_SIGMOID: return v_sigmoid(x);
+    case FASTLSTM_TANH: return v_tanh(x);
+    case FASTLSTM_IDENTITY: return x;
+    case FASTLSTM_RELU: return v_max(v_zero(), x); /* in this order NaN is kept */
+    case FASTLSTM_G1997: x = v_tanh(v_mul(half, x)); return v_add(x, x);
+    case FASTLSTM_H1997: return v_tanh(v_mul(half, x));
+    default: return v_activate_other(a, x);
+    }
+}
+
 /* The derivative, from the value y of the activation. */
-FL_INLINE V v_activate_grad(int kind, V y) {
+FL_NOINLINE V v_activate_other_grad(const fastlstm_activation *a, V y) {
+    const V one = v_set1(1), zero = v_zero(), alpha = v_set1((REAL)a->alpha), beta = v_set1((REAL)a->beta);
+    switch (a->kind) {
+    case FASTLSTM_AFFINE: return alpha;
+    case FASTLSTM_LEAKY_RELU: return v_select(v_lt(zero, y), one, alpha);
+    case FASTLSTM_THRESHOLDED_RELU: return v_select(v_lt(zero, v_abs(y)), one, zero);
+    case FASTLSTM_SCALED_TANH: return v_mul(beta, v_fnma(y, v_div(y, alpha), alpha));
+    case FASTLSTM_HARD_SIGMOID: return v_select(v_lt(zero, y), v_select(v_lt(y, one), alpha, zero), zero);
+    case FASTLSTM_ELU: return v_select(v_lt(zero, y), beta, v_fma(alpha, beta, y));
+    case FASTLSTM_SOFTSIGN: return v_mul(v_sub(one, v_abs(y)), v_sub(one, v_abs(y)));
+    case FASTLSTM_SOFTPLUS: return v_sub(zero, v_expm1_neg(v_sub(zero, y)));
+    default: return one;
+    }
+}
+
+FL_INLINE V v_activate_grad(const fastlstm_activation *a, V y) {
     const V one = v_set1(1), half = v_set1((REAL)0.5), hy = v_mul(half, y);
-    switch (kind) {
+    switch (a->kind) {
     case FASTLSTM_SIGMOID: return v_mul(y, v_sub(one, y));
     case FASTLSTM_TANH: return v_fnma(y, y, one);
+    case FASTLSTM_IDENTITY: return one;
     case FASTLSTM_RELU: return v_select(v_lt(v_zero(), y), one, v_zero());
     case FASTLSTM_G1997: return v_fnma(hy, hy, one);
     case FASTLSTM_H1997: return v_fnma(hy, y, half);
-    default: return one;
+    default: return v_activate_other_grad(a, y);
     }
 }
 

@@ -118,14 +118,14 @@ static void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdiff_t 
     }
 }
 
-/* The same for one row, whose totals are in registers. */
-FL_INLINE void fl_single_add(V *total, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int P, int N) {
+/* The same for one row, whose totals are in registers, each panel's N `apart` from the next one's. */
+FL_INLINE void fl_single_add(V *total, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int P, int N, int apart) {
     for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
         V acc[2 * FL_TILE];
         fl_chain(acc, P, 1, N, w + from * N * VW, panel, N * VW, &s, from, count - from < FL_BLOCK ? count - from : FL_BLOCK, 0);
         FL_UNROLL
         for (int j = 0; j < P * N; j++)
-            total[j] = v_add(total[j], acc[j]);
+            total[j / N * apart + j % N] = v_add(total[j / N * apart + j % N], acc[j]);
     }
 }
 

@@ -1,0 +1,104 @@
+/* One step of a recurrent cell: its net inputs and its end, of one lane in registers or of many lanes. */
+#ifndef FL_STEP_H
+#define FL_STEP_H
+
+/* A cell's end, of one row; net (N, VW), overwritten. */
+FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, REAL *net, const fl_row *row, const REAL *h) {
+    if (cell->l->kind == FASTLSTM_LSTM) fl_lstm_finish(cell, group, net, row);
+    else if (cell->l->kind == FASTLSTM_RNN) fl_rnn_finish(cell, group, net, row);
+    else if (cell->l->reset_after) fl_gru_finish(cell, group, net, row, h);
+    else fl_gru_gates(cell, group, net, row, h);
+}
+
+/* All of a cell's net inputs and its end, for one row and P groups, in registers: short chains side by side. */
+FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, int P, int N, int G, int shift) {
+    V total[8];
+    fl_net_single(total, cell, group, rows->net_panel ? rows->net + group * rows->net_panel : NULL, rows->net_panel, rows->x[0],
+                  rows->h[0], cell->q.A ? rows->a[0] : NULL, P, N, G, shift);
+    const fl_row *row = rows->row;
+    if (N == 4 && G == 4 && cell->plain) {
+        V c[2];
+        FL_UNROLL
+        for (int p = 0; p < P; p++)
+            c[p] = fl_plain_state(cell, group + p, row, total[p * N], total[p * N + 1], total[p * N + 3]);
+        FL_UNROLL
+        for (int p = 0; p < P; p++)
+            fl_plain_output(cell, group + p, row, total[p * N + 2], c[p]);
+        return;
+    }
+    FL_UNROLL
+    for (int p = 0; p < P; p++) {
+        REAL net[4 * VW];
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            v_store(net + n * VW, total[p * N + n]);
+        fl_finish(cell, group + p, net, row, rows->h[0]);
+    }
+}
+
+/* As many groups at a time as make 8 net inputs. */
+FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N, int G, int shift) {
+    const int P = N > 2 ? 2 : 8 / N;
+    ptrdiff_t group = cell->first;
+    for (; group + P <= cell->end; group += P)
+        fl_cell_single(cell, group, rows, P, N, G, shift);
+    if (P > 2)
+        for (; group + 2 <= cell->end; group += 2)
+            fl_cell_single(cell, group, rows, 2, N, G, shift);
+    for (; group < cell->end; group++)
+        fl_cell_single(cell, group, rows, 1, N, G, shift);
+}
+
+/* All rows of a group, once their net inputs are complete; these are overwritten. */
+FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, REAL *net) {
+    const ptrdiff_t N = cell->q.N;
+    if (!cell->plain) {
+        for (ptrdiff_t r = 0; r < rows->n; r++)
+            fl_finish(cell, group, net + r * N * VW, rows->row + r, rows->h[r]);
+        return;
+    }
+    /* In two passes: an output waits for its own state, but not for that of other rows. */
+    for (ptrdiff_t r = 0; r < rows->n; r++) {
+        REAL *t = net + r * 4 * VW;
+        v_store(t, fl_plain_state(cell, group, rows->row + r, v_load(t), v_load(t + VW), v_load(t + 3 * VW)));
+    }
+    for (ptrdiff_t r = 0; r < rows->n; r++) {
+        REAL *t = net + r * 4 * VW;
+        fl_plain_output(cell, group, rows->row + r, v_load(t + 2 * VW), v_load(t));
+    }
+}
+
+/* One step of the cell. */
+static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
+    const fl_geometry *q = &cell->q;
+    if (rows->n == 1 && q->N <= FL_TILE && q->G == q->G_h) switch (q->N * 8 + q->G) {
+        case 8 + 1: fl_cell_row(cell, rows, 1, 1, 0); return;
+        case 16 + 2: fl_cell_row(cell, rows, 2, 2, 0); return;
+        case 24 + 3: fl_cell_row(cell, rows, 3, 3, 0); return;
+        case 32 + 3: fl_cell_row(cell, rows, 4, 3, 1); return; /* a GRU */
+        default: fl_cell_row(cell, rows, 4, 4, 0); return;
+        }
+    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
+        P = fl_panels(cell, group);
+        const REAL *w = cell->w + group * q->panel, *w_h = w + (q->biases + q->I) * q->G * VW;
+        fl_tile t = {w, q->panel, q->G * VW, rows->net, rows->n * q->N * VW, q->N * VW, NULL, w_h};
+        if (rows->net_panel) {
+            t.net += group * rows->net_panel;
+            t.net_panel = rows->net_panel;
+        } else {
+            fl_net_start(cell, &t, rows->x, rows->n, P);
+        }
+        REAL *net = t.net;
+        t.w = w_h;
+        t.stride = q->G_h * VW;
+        t.net += q->shift * VW;
+        t.next = (rows->net_panel ? w_h : w) + P * q->panel;
+        fl_net_add(&t, rows->h, q->P, rows->n, P, q->G_h);
+        t.w += q->P * t.stride;
+        if (q->A) fl_net_add(&t, rows->a, q->A, rows->n, P, q->G_h);
+        for (ptrdiff_t p = 0; p < P; p++)
+            fl_finish_rows(cell, group + p, rows, net + p * t.net_panel);
+    }
+}
+
+#endif
