@@ -84,6 +84,10 @@ typedef struct fastlstm_layer {
     fastlstm_activation gate_activation;   /* LSTM, GRU */
     fastlstm_activation input_activation;  /* LSTM: g; GRU: of the candidate; RNN: of h */
     fastlstm_activation output_activation; /* LSTM: of the cell state; LINEAR: of the outputs */
+    int32_t stream;          /* of the draws of its noise; equal in the directions of one layer, otherwise its own */
+    double dropout;           /* in training: of inputs, */
+    double recurrent_dropout; /*   of h where net inputs read it, the same in all steps of a call, */
+    double zoneout_h, zoneout_c; /* of h, and of an LSTM's c; all in [0, 1), csrc/noise.h; not for learners */
     double clip;             /* LSTM: cell states are kept in [-clip, clip]; INFINITY: no limit */
     ptrdiff_t input_size, hidden_size, block_size; /* I, H, S; LINEAR: inputs, outputs, 1; GRU, RNN: S = 1 */
     ptrdiff_t proj_size;     /* LSTM: P; h and the outputs are W_hr times the H cell outputs; 0: they are these, and P = H */
@@ -131,6 +135,7 @@ typedef struct fastlstm_batch {
     const int64_t *starts;   /* (B,) not negative, or NULL: 0..B-1; outputs beyond the lengths are then not written */
     const uint8_t *reset;    /* (T, B), or NULL: where not 0 the lane's state is zero before that step */
     void *state;             /* inout: the state before the first and after each lane's last step */
+    uint64_t seed;           /* of dropout and zoneout in training calls; others do not read it */
 } fastlstm_batch;
 
 fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
@@ -139,8 +144,8 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
 
 /* A call on several threads, each with its share of the lanes, or (by_units) of the units of every layer: the bits are
    those of one. fastlstm_divide tells the fastest way with up to `threads`: how many, and *by_units. Shares of lanes need
-   as many lanes as threads; layers with gate recurrence, a projection, or a reset gate before its product cannot be divided by
-   units. */
+   as many lanes as threads; layers with gate recurrence, a projection, a reset gate before its product, or noise of
+   training cannot be divided by units. */
 int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes,
                     int threads, int *by_units);
 ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,

@@ -435,7 +435,7 @@ class GRU:
         return z * h + (1.0 - z) * n, {"r": r, "z": z, "n": n, "h_n": h_n}
 
     def back(self, params, s, h, dh):
-        """Errors of the inputs' and of h's part of the net inputs (3 H,) and of h_{t-1} (H,), and what U_n multiplied."""
+        """Errors of the inputs' and of h's part of the net inputs (3 H,) and of h_{t-1} (H,); what U_n multiplied."""
         r, z, n = s["r"], s["z"], s["n"]
         d_z = dh * (h - n) * derivative(self.gate_activation, z)
         d_n = dh * (1.0 - z) * derivative(self.input_activation, n)

@@ -24,10 +24,10 @@ LENGTHS = (5, 2, 7, 4, 1, 7)
 CLASS_WEIGHTS = np.array([1.0, 4.0, 0.5])
 
 
-def network(outputs=3, dtype="float64", inputs=2, **options):
-    width = 4 * (2 if options.get("bidirectional") else 1)
+def network(outputs=3, dtype="float64", inputs=2, cell=fl.LSTM, **options):
+    width = options.get("proj_size", 4) * (2 if options.get("bidirectional") else 1)
     end = "sigmoid" if outputs == 1 else None
-    lstm = fl.LSTM(inputs, 4, dtype=dtype, seed=0, **options)
+    lstm = cell(inputs, 4, dtype=dtype, seed=0, **options)
     return fl.Sequential(lstm, fl.Linear(width, outputs, dtype=dtype, activation=end, seed=1))
 
 
@@ -180,7 +180,9 @@ def test_the_loss_of_an_epoch_does_not_depend_on_the_batches(case):
 
 @pytest.mark.parametrize("case", ["mse", "classes", "last classes", "last values", "callable"])
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("family", [{}, {"gate_recurrence": True}, {"num_layers": 2}])
+@pytest.mark.parametrize(
+    "family", [{}, {"gate_recurrence": True}, {"num_layers": 2}, {"proj_size": 3}, {"cell": fl.GRU}, {"cell": fl.RNN}]
+)
 def test_truncated(case, batch_first, family):
     """Windows of 3 steps: one update each; a window's gradient is that of its lanes, from states that are constants."""
     xs, (loss, ys, _) = sequences(), CASES[case]

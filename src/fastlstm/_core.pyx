@@ -11,7 +11,7 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from fastlstm._checks import as_array, as_output
@@ -30,9 +30,9 @@ cdef extern from "fastlstm.h" nogil:
         int32_t kind
         double alpha, beta
     ctypedef struct fastlstm_layer:
-        int32_t kind, gates, peepholes, gate_recurrence, reverse, reset_after, weights
+        int32_t kind, gates, peepholes, gate_recurrence, reverse, reset_after, weights, stream
         fastlstm_activation gate_activation, input_activation, output_activation
-        double clip
+        double clip, dropout, recurrent_dropout, zoneout_h, zoneout_c
         Py_ssize_t input_size, hidden_size, block_size, proj_size
         Py_ssize_t weight_ih, weight_hh, weight_gh, weight_hr, bias_ih, bias_hh, weight_peephole
         Py_ssize_t state_h, state_c, state_a
@@ -46,6 +46,7 @@ cdef extern from "fastlstm.h" nogil:
         const int64_t *starts
         const uint8_t *reset
         void *state
+        uint64_t seed
     ctypedef struct fastlstm_learner:
         const fastlstm_engine *engine
         const fastlstm_layer *layers
@@ -294,6 +295,8 @@ cdef class Network:
             l.output_activation = activation_of(spec["output_activation"])
             l.weights = spec.get("weights", 0)
             l.clip = INFINITY if spec["clip"] is None else spec["clip"]
+            l.stream, l.dropout, l.recurrent_dropout = spec["stream"], spec["dropout"], spec["recurrent_dropout"]
+            l.zoneout_h, l.zoneout_c = spec["zoneout_h"], spec["zoneout_c"]
             l.input_size, l.hidden_size, l.block_size, l.proj_size = (
                 spec["input_size"], spec["hidden_size"], spec["block_size"], spec["proj_size"])
             l.weight_ih, l.weight_hh, l.weight_gh, l.weight_hr = (

@@ -45,6 +45,10 @@ cdef class Tape:
             raise ValueError(f"{b.steps} steps of {b.lanes} lanes do not fit into memory")
         self.tape = empty(size, network.dtype)
 
+    def seed(self, uint64_t seed):
+        """What dropout and zoneout are drawn from, to be set before `forward`."""
+        self.batch.seed = seed
+
     cdef object scratch(self):
         global has_pool
         has_pool |= self.threads > 1

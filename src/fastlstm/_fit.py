@@ -174,7 +174,7 @@ class _Run:
         self.history = History(net)
         self.epoch = self.batch = self.begin = self.step = self.called = 0
         self.state, self.sums, self.elapsed, self.stopped = None, np.zeros(4), 0.0, False
-        self.since = time.monotonic()
+        self.since, self.rng = time.monotonic(), self._rng_state()
         self.interrupts, self.saved_at = _Interrupts(), -math.inf
         self.identity = None if self.path is None else self._identity(given)
         if self.path is not None and os.path.exists(self.path):
@@ -250,14 +250,14 @@ class _Run:
                     self._save()
                 while self.epoch < self.epochs and not self.stopped:
                     self._one_epoch(bar)
-                for callback in self.callbacks:
-                    if hasattr(callback, "finish"):
-                        callback.finish(self.history)
             except KeyboardInterrupt:
                 if self.path is not None:
                     with self.interrupts.held:
                         self._save()
                 raise
+            for callback in self.callbacks:
+                if hasattr(callback, "finish"):
+                    callback.finish(self.history)
         return self.history
 
     def _one_epoch(self, bar):
@@ -311,6 +311,11 @@ class _Run:
                 self.optimizer.step()
             self.sums, self.state, self.step = self.sums + sums, state, self.step + 1
             self.begin, self.batch = (end, self.batch) if go_on else (0, self.batch + 1)
+            self.rng = self._rng_state()
+
+    def _rng_state(self):
+        """Of a network that draws numbers itself."""
+        return self.net._rng_state() if hasattr(self.net, "_rng_state") else None
 
     def _flat(self, state, lanes):
         """The state of the first lanes in one array."""
@@ -392,8 +397,7 @@ class _Run:
         run["history"] = {name: getattr(self.history, name) for name in CURVES}
         if self.state is not None:
             arrays["state"] = self.state
-        if hasattr(self.net, "_rng_state"):
-            run["rng"] = self.net._rng_state()
+        run["rng"] = self.rng
         run["objects"] = {}
         for name, thing in self._stateful().items():
             run["objects"][name] = plain = {}
@@ -449,8 +453,9 @@ class _Run:
         try:
             for name, thing in things.items():
                 thing.load_state_dict(states[name])
-            if hasattr(self.net, "_set_rng_state"):
-                self.net._set_rng_state(run["rng"])
+            self.rng = run["rng"]
+            if self.rng is not None:
+                self.net._set_rng_state(self.rng)
         except Exception:
             for name, thing in things.items():
                 thing.load_state_dict(before[name])

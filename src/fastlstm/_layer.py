@@ -37,6 +37,7 @@ class Layer:
     """
 
     batch_first = False
+    _draws = None  # the generator of dropout and zoneout, where a layer has any
 
     def _finish(self, dtype, values):
         self._network = _core.Network(self._specs, dtype)
@@ -306,7 +307,8 @@ class Layer:
         Returns
         -------
         y, state
-            As from a call: the same bits.
+            As from a call: the same bits, unless a layer has dropout or zoneout. These are drawn anew in each call of
+            this function, from the layer's `seed` on; a call of the layer itself has none.
         backward : callable
             ``dx, dstate = backward(dy, dstate=None)`` adds the gradient of the parameters to `grad`: the full
             gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
@@ -327,6 +329,7 @@ class Layer:
         x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
         y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
         tape = _core.Tape(self._network, self._weights(), x, flat, lengths, reset, batch_first)
+        tape.seed(0 if self._draws is None else int(self._draws.integers(2**64, dtype=np.uint64)))
         tape.forward(y, flat)
 
         def backward(dy, dstate=None):
@@ -341,6 +344,14 @@ class Layer:
             return (dx[:, 0] if single else dx), self._state_of(d_flat)
 
         return (y[:, 0] if single else y), self._state_of(flat), backward
+
+    def _rng_state(self):
+        """Where the draws of dropout and zoneout stand, in a form that JSON holds; None if there are none."""
+        return None if self._draws is None else self._draws.bit_generator.state
+
+    def _set_rng_state(self, state):
+        if self._draws is not None:
+            self._draws.bit_generator.state = state
 
     def _call_ragged(self, sequences, state, lengths, reset):
         """A list of sequences: they lie one after the other, without padding."""

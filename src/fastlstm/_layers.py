@@ -31,9 +31,11 @@ ACTIVATIONS = {
 
 OFFSETS = ("weight_ih", "weight_hh", "weight_gh", "weight_hr", "bias_ih", "bias_hh", "weight_peephole")
 STATES = ("state_h", "state_c", "state_a")
+NOISE = ("dropout", "recurrent_dropout", "zoneout_h", "zoneout_c")
 # The fields of `fastlstm_layer` that a kind of layer does not have.
 NONE = (
-    dict.fromkeys(("gates", "peepholes", "gate_recurrence", "reverse", "reset_after", "proj_size"), 0)
+    dict.fromkeys(("gates", "peepholes", "gate_recurrence", "reverse", "reset_after", "proj_size", "stream"), 0)
+    | dict.fromkeys(NOISE, 0.0)
     | dict.fromkeys((*OFFSETS, *STATES), -1)
     | dict.fromkeys(("gate_activation", "input_activation", "output_activation"), ACTIVATIONS["identity"][:3])
     | {"clip": None, "block_size": 1}
@@ -61,14 +63,16 @@ class Recurrent(Layer):
     """Cells of one kind, in `num_layers` layers and one or two directions. A subclass reads its options, calls
     `_read` for those that all have, and `_describe`."""
 
-    def _read(self, input_size, hidden_size, num_layers, bias, dropout, flags):
+    def _read(self, input_size, hidden_size, num_layers, bias, noise, flags):
         self.input_size = as_size(input_size, "input_size")
         self.hidden_size = as_size(hidden_size, "hidden_size")
         self.num_layers = as_size(num_layers, "num_layers", most=4096)
         self.bias = as_choice(bias, "bias", (True, "single", False))
-        if as_number(dropout, "dropout", 0):
-            raise ValueError(f"dropout is {shown(dropout)} and must be 0: it is not built yet")
-        self.dropout = 0.0
+        for name, value in noise.items():
+            if name == "zoneout" and isinstance(value, tuple) and len(value) == 2 and isinstance(self, LSTM):
+                self.zoneout = tuple(as_rate(part, f"zoneout of {of}") for part, of in zip(value, "hc", strict=True))
+            else:
+                setattr(self, name, as_rate(value, name))
         for name, value in flags.items():
             setattr(self, name, as_flag(value, name))
 
@@ -84,6 +88,7 @@ class Recurrent(Layer):
         shapes of parameters beside the usual ones, or None.
         """
         directions = 2 if self.bidirectional else 1
+        zones = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * (2 if "c" in parts else 1)
         cells, outputs = self.num_layers * directions, parts["h"]
         self._specs, self._shapes, size = [], {}, 0
         self._recurrent = [(cells, parts)]
@@ -98,7 +103,9 @@ class Recurrent(Layer):
                 "bias_ih": (rows,) if self.bias else None,
                 "bias_hh": (rows,) if self.bias is True else None,
             } | more
-            own = {"input_size": width, "hidden_size": self.hidden_size, "reverse": reverse}
+            own = {"input_size": width, "hidden_size": self.hidden_size, "reverse": reverse, "stream": layer}
+            own |= {"dropout": self.dropout if layer else 0.0, "recurrent_dropout": self.recurrent_dropout}
+            own |= dict(zip(("zoneout_h", "zoneout_c"), zones, strict=False))
             own |= {f"state_{part}": starts[part] * cells + k * wide for part, wide in parts.items()}
             for name, shape in shapes.items():
                 if shape is not None:
@@ -108,6 +115,7 @@ class Recurrent(Layer):
             self._specs.append(NONE | spec | own)
         bound = 1 / math.sqrt(self.hidden_size)
         self._finish(dtype, random_parameters(size, dtype, seed, bound, "input_size and hidden_size"))
+        self._draws = draws_of(self._specs, seed)
 
     def __repr__(self):
         more = f", {self.num_layers}" if self.num_layers > 1 else ""
@@ -134,6 +142,11 @@ class LSTM(Recurrent):
         Batches are (B, T, I) instead of (T, B, I).
     bidirectional : bool
         A second cell reads time backwards; outputs are (..., 2H), forward half first.
+    dropout, recurrent_dropout, zoneout : float
+        Noise of training, in [0, 1): it acts in `forward`, whose gradient it is part of, and not in a call.
+        `dropout`: of the outputs of each layer but the last, as in PyTorch. `recurrent_dropout`: of h where the next
+        step reads it, the same units in all steps of a call (Gal and Ghahramani 2016). `zoneout`: the probability that
+        a unit's h, and its c, stays as it was (Krueger et al. 2017), or a pair of both; a call takes the mean of both.
     proj_size : int
         P > 0: h, which is what the layer gives out and reads again, is W_hr (P, H) times the cells' outputs, as in
         PyTorch (Sak et al. 2014); smaller than H. Where outputs or h are said to have H elements, they have P.
@@ -160,8 +173,7 @@ class LSTM(Recurrent):
 
     Notes
     -----
-    Parameters have PyTorch's names, shapes and gate order i, f, g, o; see `state_dict`. `dropout` is taken for
-    PyTorch's sake and must be 0: training with it is not built yet.
+    Parameters have PyTorch's names, shapes and gate order i, f, g, o; see `state_dict`.
 
     Raises
     ------
@@ -190,6 +202,8 @@ class LSTM(Recurrent):
         batch_first=False,
         bidirectional=False,
         dropout=0.0,
+        recurrent_dropout=0.0,
+        zoneout=0.0,
         proj_size=0,
         peepholes=False,
         input_gate=True,
@@ -215,7 +229,8 @@ class LSTM(Recurrent):
             "coupled_gates": coupled_gates,
             "gate_recurrence": gate_recurrence,
         }
-        self._read(input_size, hidden_size, num_layers, bias, dropout, flags)
+        noise = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+        self._read(input_size, hidden_size, num_layers, bias, noise, flags)
         self.block_size = as_size(block_size, "block_size")
         if self.hidden_size % self.block_size:
             raise ValueError(f"block_size is {block_size} and must divide hidden_size, which is {hidden_size}")
@@ -335,8 +350,8 @@ class GRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, dropout, dtype, seed
-        As for `LSTM`.
+    input_size, hidden_size, num_layers, bias, batch_first, bidirectional : as for `LSTM`
+    dropout, recurrent_dropout, zoneout, dtype, seed : as for `LSTM`
     reset_after : bool
         Where the reset gate acts. True is the form of PyTorch, cuDNN and Keras, and of ONNX with
         ``linear_before_reset=1``; False that of the paper, and ONNX' default.
@@ -370,6 +385,8 @@ class GRU(Recurrent):
         batch_first=False,
         bidirectional=False,
         dropout=0.0,
+        recurrent_dropout=0.0,
+        zoneout=0.0,
         reset_after=True,
         gate_activation="sigmoid",
         input_activation="tanh",
@@ -377,7 +394,8 @@ class GRU(Recurrent):
         seed=None,
     ):
         flags = {"batch_first": batch_first, "bidirectional": bidirectional, "reset_after": reset_after}
-        self._read(input_size, hidden_size, num_layers, bias, dropout, flags)
+        noise = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+        self._read(input_size, hidden_size, num_layers, bias, noise, flags)
         spec = {"kind": GRU_KIND, "reset_after": int(self.reset_after)}
         self._activation("gate_activation", gate_activation, spec)
         self._activation("input_activation", input_activation, spec)
@@ -389,8 +407,8 @@ class RNN(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, dropout, dtype, seed
-        As for `LSTM`.
+    input_size, hidden_size, num_layers, bias, batch_first, bidirectional : as for `LSTM`
+    dropout, recurrent_dropout, zoneout, dtype, seed : as for `LSTM`
     nonlinearity : str or tuple
         phi: "tanh", "relu", "sigmoid", or any other activation that `LSTM` knows.
 
@@ -422,11 +440,14 @@ class RNN(Recurrent):
         batch_first=False,
         bidirectional=False,
         dropout=0.0,
+        recurrent_dropout=0.0,
+        zoneout=0.0,
         dtype="float32",
         seed=None,
     ):
         flags = {"batch_first": batch_first, "bidirectional": bidirectional}
-        self._read(input_size, hidden_size, num_layers, bias, dropout, flags)
+        noise = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+        self._read(input_size, hidden_size, num_layers, bias, noise, flags)
         self.nonlinearity, activation = as_activation(nonlinearity, "nonlinearity")
         spec = {"kind": RNN_KIND, "input_activation": activation}
         self._describe(spec, self.hidden_size, {"h": self.hidden_size}, {}, as_dtype_name(dtype), seed)
@@ -441,6 +462,8 @@ class Linear(Layer):
     bias : bool
     activation : str, tuple or None
         One that `LSTM` knows; None is "identity".
+    dropout : float
+        Of the inputs in training, as `LSTM` has it between its layers.
     dtype : "float32" or "float64"
     seed : int, numpy Generator or None
         Of the initial parameters, U(-1/sqrt(in_features), 1/sqrt(in_features)).
@@ -458,10 +481,13 @@ class Linear(Layer):
     (4, 2)
     """
 
-    def __init__(self, in_features, out_features, *, bias=True, activation=None, dtype="float32", seed=None):
+    def __init__(
+        self, in_features, out_features, *, bias=True, activation=None, dropout=0.0, dtype="float32", seed=None
+    ):
         self.in_features = as_size(in_features, "in_features")
         self.out_features = as_size(out_features, "out_features")
         has_bias = as_flag(bias, "bias")
+        self.dropout = as_rate(dropout, "dropout")
         self.activation, activation = (None, None) if activation is None else as_activation(activation, "activation")
         dtype = as_dtype_name(dtype)
         size = self.in_features * self.out_features
@@ -475,6 +501,7 @@ class Linear(Layer):
             "hidden_size": self.out_features,
             "weight_ih": 0,
             "bias_ih": size if has_bias else -1,
+            "dropout": self.dropout,
         }
         self._specs = [NONE | spec | ({"output_activation": activation} if activation else {})]
         bound = 1 / math.sqrt(self.in_features)
@@ -482,6 +509,7 @@ class Linear(Layer):
             dtype,
             random_parameters(size + self.out_features * has_bias, dtype, seed, bound, "in_features and out_features"),
         )
+        self._draws = draws_of(self._specs, seed)
 
     def __repr__(self):
         more = f", activation={self.activation!r}" if self.activation else ""
@@ -530,19 +558,21 @@ class Sequential(Layer):
         self.layers = tuple(layers)
         self.batch_first = orders.pop() if orders else False
         self._shapes, self._specs, self._recurrent = {}, [], []
-        size, state = 0, 0
+        size = state = stream = 0
         for k, layer in enumerate(layers):
             self._shapes |= {f"{k}.{name}": (size + at, shape) for name, (at, shape) in layer._shapes.items()}
             self._recurrent += layer._recurrent
-            moves = dict.fromkeys(OFFSETS, size) | dict.fromkeys(STATES, state)
+            moves = dict.fromkeys(OFFSETS, size) | dict.fromkeys(STATES, state) | {"stream": stream}
             self._specs += [
                 {name: value + moves[name] if name in moves and value != -1 else value for name, value in spec.items()}
                 for spec in layer._specs
             ]
             size += layer._parameters.size
             state += layer._network.n_state
+            stream = self._specs[-1]["stream"] + 1
         self._finish(layers[0].dtype.name, np.concatenate([layer.parameters for layer in layers]))
         self._attach()
+        self._draws = next((layer._draws for layer in layers if layer._draws is not None), None)
 
     def _attach(self):
         """Make the layers' parameters slices of this network's."""
@@ -573,6 +603,20 @@ class Sequential(Layer):
 
     def __repr__(self):
         return f"Sequential({', '.join(map(repr, self.layers))})"
+
+
+def as_rate(value, name):
+    """A probability below one."""
+    return as_number(value, name, 0, 1, high_in=False)
+
+
+def draws_of(specs, seed):
+    """The generator of a layer's noise in training, if it has any; not that of its parameters."""
+    if not any(spec[name] for spec in specs for name in NOISE):
+        return None
+    if isinstance(seed, np.random.Generator):
+        return np.random.default_rng(seed.integers(2**63))
+    return np.random.default_rng(None if seed is None else (seed, 1))
 
 
 def random_parameters(size, dtype, seed, bound, sizes):

@@ -5,7 +5,7 @@ import numpy as np
 from fastlstm import _core
 from fastlstm._checks import as_anything, as_choice, as_input, as_loss, as_mask, as_size, ndim_of
 from fastlstm._layer import Layer
-from fastlstm._layers import LINEAR_KIND, LSTM_KIND
+from fastlstm._layers import LINEAR_KIND, LSTM_KIND, NOISE
 from fastlstm._optim import SGD
 
 
@@ -66,6 +66,8 @@ class OnlineLearner(_core.Learner):
             )
         if any(spec["kind"] not in (LSTM_KIND, LINEAR_KIND) or spec["proj_size"] for spec in net._specs):
             raise ValueError("net has a GRU, an RNN or a projection, for which the gradient of 1997 is not defined")
+        if any(spec[name] for spec in net._specs for name in NOISE):
+            raise ValueError("net has dropout or zoneout, which a learner does not apply")
         if optimizer is not None and not isinstance(optimizer, SGD):
             raise TypeError(f"optimizer must be fastlstm.SGD or None, not {type(optimizer).__name__}")
         if optimizer is not None and optimizer.net is not net:

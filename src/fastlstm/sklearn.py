@@ -22,8 +22,8 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(X, **options)
 
 
-CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "sgd": "SGD"}
+CELLS = {"lstm": fl.LSTM, "gru": fl.GRU, "rnn": fl.RNN}
+OPTIMIZERS = {"adam": fl.Adam, "adamw": fl.AdamW, "rmsprop": fl.RMSprop, "sgd": fl.SGD}
 AT_ONCE = 256  # sequences in a prediction's call
 
 
@@ -79,7 +79,7 @@ class _SequenceEstimator(BaseEstimator):
         bidirectional=True,
         readout="mean",
         epochs=60,
-        batch_size=16,
+        batch_size=32,
         lr=0.01,
         optimizer="adamw",
         weight_decay=0.01,
@@ -140,7 +140,9 @@ class _SequenceEstimator(BaseEstimator):
             series = list(check_array(X, allow_nd=True)) if listed is None else [check_array(x) for x in listed]
         channels = {x.shape[1] for x in series}
         if len(channels) > 1:
-            raise ValueError(f"X has sequences of {min(channels)} and of {max(channels)} channels: all must have as many")
+            raise ValueError(
+                f"X has sequences of {min(channels)} and of {max(channels)} channels: all must have as many"
+            )
         (channels,) = channels
         if reset:
             self._tabular, self._channels = tabular, channels
@@ -161,8 +163,6 @@ class _SequenceEstimator(BaseEstimator):
         _choice(self.cell, "cell", CELLS)
         _choice(self.optimizer, "optimizer", OPTIMIZERS)
         _choice(self.readout, "readout", ("last", "mean"))
-        if not hasattr(fl, CELLS[self.cell]):
-            raise ValueError(f"cell is {self.cell!r}, which this version of fastlstm does not have")
         steps = np.concatenate(X)
         self._mean, self._scale = np.zeros(steps.shape[1]), np.ones(steps.shape[1])
         if self.standardize:
@@ -170,10 +170,10 @@ class _SequenceEstimator(BaseEstimator):
             self._scale[self._scale < 1e-12 * np.maximum(abs(self._mean), 1e-300)] = 1  # a constant channel
         options = {"bidirectional": self.bidirectional} | ({"dropout": self.dropout} if self.dropout else {})
         first, second, third = seed.randint(2**31 - 1, size=3).tolist()
-        cells = getattr(fl, CELLS[self.cell])(self._channels, self.hidden_size, self.num_layers, seed=first, **options)
+        cells = CELLS[self.cell](self._channels, self.hidden_size, self.num_layers, seed=first, **options)
         width = self.hidden_size * (2 if self.bidirectional else 1)
         self.net_ = fl.Sequential(cells, fl.Linear(width, outputs, seed=second))
-        rule = getattr(fl, OPTIMIZERS[self.optimizer])
+        rule = OPTIMIZERS[self.optimizer]
         optimizer = rule(self.net_, self.lr, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
         self.history_ = fl.fit(
             self.net_,
@@ -230,8 +230,8 @@ _PARAMETERS = """
         How a table (N, columns) is read: a row is a series of one channel, one step per column; or one step of as many
         channels as there are columns.
     early_stopping : bool
-        Set a share `validation_fraction` of the sequences aside, stop when its loss has not fallen for `patience` epochs,
-        and take the weights with the lowest.
+        Set a share `validation_fraction` of the sequences aside, stop when its loss has not fallen for `patience`
+        epochs, and take the weights with the lowest.
     validation_fraction : float
     patience : int
     random_state : int, RandomState or None

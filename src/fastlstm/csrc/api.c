@@ -95,6 +95,8 @@ static int activation_good(const fastlstm_activation *a) {
     }
 }
 
+static int is_rate(double value) { return value >= 0 && value < 1; }
+
 static int is_switch(int32_t value) { return value == 0 || value == 1; }
 
 /* Parameter rows of a recurrent layer's net inputs. */
@@ -113,6 +115,9 @@ static fastlstm_status layer_check(const fastlstm_layer *l) {
         !is_switch(l->peepholes) || !is_switch(l->gate_recurrence) || !is_switch(l->reverse) || !is_switch(l->reset_after))
         return FASTLSTM_BAD_LAYER;
     if (l->weights < FASTLSTM_NATIVE || l->weights > FASTLSTM_INT8) return FASTLSTM_BAD_LAYER;
+    if (!is_rate(l->dropout) || !is_rate(l->recurrent_dropout) || !is_rate(l->zoneout_h) || !is_rate(l->zoneout_c) || l->stream < 0 ||
+        (!lstm && l->zoneout_c > 0) || (l->kind == FASTLSTM_LINEAR && (l->recurrent_dropout > 0 || l->zoneout_h > 0)))
+        return FASTLSTM_BAD_LAYER;
     if (!lstm && (S != 1 || l->peepholes || l->gate_recurrence || l->proj_size || l->weight_gh != -1 || l->weight_peephole != -1))
         return FASTLSTM_BAD_LAYER;
     if ((l->proj_size > 0) != (l->weight_hr >= 0) || l->proj_size > H || (l->reset_after && l->kind != FASTLSTM_GRU)) return FASTLSTM_BAD_LAYER;
@@ -371,11 +376,13 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
    weights of a layer beyond which a core's second-level cache does not hold them. */
 enum { FL_CALL_WORK = 1000000, FL_MEETING_WORK = 100000, FL_LARGE_LAYER = 400000, FL_MOST_THREADS = 1 << 16 };
 
-/* Gate activations, and the sources of a second product in a step, are in each thread's own memory: units of layers with
-   neither can be divided. */
+/* Gate activations, the sources of a second product in a step and what noise needs are in each thread's own memory: units
+   of layers without them can be divided. */
 static int units_divide(const fastlstm_layer *layers, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++)
-        if (layers[i].gate_recurrence || fl_layer_geometry(layers + i, 1).has_tail) return 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fl_geometry q = fl_layer_geometry(layers + i, 1);
+        if (q.A || q.has_tail || q.has_noise) return 0;
+    }
     return 1;
 }
 
@@ -708,8 +715,10 @@ fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fast
 
 /* Whether the truncated gradient of 1997 is defined for all layers. */
 static int all_traced(const fastlstm_layer *layers, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++)
-        if (layers[i].kind == FASTLSTM_GRU || layers[i].kind == FASTLSTM_RNN || layers[i].proj_size) return 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fl_geometry q = fl_layer_geometry(layers + i, 1);
+        if (layers[i].kind == FASTLSTM_GRU || layers[i].kind == FASTLSTM_RNN || q.has_tail || q.has_noise) return 0;
+    }
     return 1;
 }
 

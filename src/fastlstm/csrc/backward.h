@@ -142,8 +142,8 @@ static REAL *fl_back_errors(const fl_back *b, const fl_geometry *q, ptrdiff_t ro
 /* The errors of the second product's outputs: of the candidate's net input, or of a projection's outputs. */
 static REAL *fl_back_tail_errors(const fl_geometry *q, REAL *acts) { return acts + (q->N == 3 && q->shift ? 0 : fl_act_projected(q, VW)); }
 
-/* The h or, with `gates`, the gate activations that the net inputs of a step read. */
-static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int gates) {
+/* The h or, with `gates`, the gate activations of the step before. */
+static const REAL *fl_back_before(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int gates) {
     const fastlstm_batch *batch = b->batch;
     const ptrdiff_t B = batch->lanes, before = b->l->reverse ? t + 1 : t - 1;
     if (batch->reset && fl_starts(batch, b->l->reverse, t, lane)) return (const REAL *)((const char *)b->scratch + b->plan.zeros);
@@ -151,6 +151,15 @@ static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdif
         return (const REAL *)b->state + (gates ? b->l->state_a * B + lane * q->A : b->l->state_h * B + lane * q->P);
     if (gates) return (const REAL *)b->tape + batch->steps * B * q->acts + (before * B + lane) * q->A;
     return (const REAL *)b->y + before * b->y_step + lane * b->y_lane;
+}
+
+/* The inputs, h or gate activations that the net inputs of a step read. */
+static const REAL *fl_back_source(const fl_back *b, const fl_geometry *q, ptrdiff_t t, ptrdiff_t lane, int kind) {
+    const REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane);
+    if (kind == FL_X && b->l->dropout > 0) return acts + fl_act_x(q);
+    if (kind == FL_X) return (const REAL *)b->x + t * b->x_step + lane * b->x_lane;
+    if (kind == FL_H && b->l->recurrent_dropout > 0) return acts + fl_act_h(b->l, q, VW);
+    return fl_back_before(b, q, t, lane, kind == FL_A);
 }
 
 /* ---- Phase 1: back through time ---- */
@@ -168,9 +177,23 @@ static int fl_back_linear(const fl_back *b, const fl_back_view *v, int part, int
     return 0;
 }
 
+/* Zoneout's part of a step's gradient: dh (the error of h but for dy) becomes that of what the cell gave, dc that of its
+   state; what goes past the cell is left in stays_h, stays_c. A GRU's dc is a part of the error of h. */
+static void fl_back_zone(const fl_back *b, const fl_geometry *q, REAL *acts, const REAL *dy, REAL *dh, REAL *dc, REAL *stays_h, REAL *stays_c) {
+    const fastlstm_layer *l = b->l;
+    if (l->zoneout_h > 0) {
+        const int gru = l->kind == FASTLSTM_GRU;
+        for (ptrdiff_t u = 0; u < q->P; u++)
+            dh[u] += dy[u] + (gru ? dc[u] : 0);
+        if (gru) fl_zero(dc, q->H);
+        fl_zone_back(dh, acts + fl_act_zone_h(l, q, VW), stays_h, q->P);
+    }
+    if (l->zoneout_c > 0) fl_zone_back(dc, acts + fl_act_zone_c(l, q, VW), stays_c, q->H);
+}
+
 /* The errors of the net inputs of n lanes at step t, from those of its outputs (dy, and dh of the step after); d: out. */
 static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, const ptrdiff_t *lane, ptrdiff_t n, REAL *const *dh,
-                         const REAL **d, REAL *dc, REAL *ds, REAL **to, REAL *net) {
+                         const REAL **d, REAL *dc, REAL *ds, REAL *stays, REAL **to, REAL *net) {
     const fl_cell *cell = &v->cell;
     const fl_geometry *q = &cell->q;
     const ptrdiff_t H = q->H, P = q->P;
@@ -179,6 +202,8 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
     for (ptrdiff_t k = 0; k < n; k++) {
         const REAL *dy = (const REAL *)b->dy + t * b->dy_step + lane[k] * b->dy_lane;
         REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
+        if (q->has_noise) fl_back_zone(b, q, acts, dy, dh[k], dc + k * H, stays + k * (P + H), stays + k * (P + H) + P);
+        if (b->l->zoneout_h > 0) dy = zeros; /* it is in dh */
         d[k] = fl_back_tail_errors(q, acts);
         to[k] = ds + k * H;
         if (projected)
@@ -189,7 +214,7 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
         else
             for (ptrdiff_t group = 0; group < q->groups; group++) {
                 if (kind == FASTLSTM_RNN) fl_rnn_back(cell, group, acts, dy, dh[k]);
-                else fl_gru_back(cell, group, acts, fl_back_source(b, q, t, lane[k], 0), dy, dh[k], dc + k * H);
+                else fl_gru_back(cell, group, acts, fl_back_before(b, q, t, lane[k], 0), dy, dh[k], dc + k * H);
             }
     }
     if (q->has_tail) fl_linear_rows(&v->by_tail, d, to, n, net);
@@ -198,7 +223,7 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
         if (projected) fl_lstm_back_groups(cell, acts, to[k], zeros, q->A ? dh[k] + P : NULL, dc + k * H);
         else if (q->has_tail)
             for (ptrdiff_t group = 0; group < q->groups; group++)
-                fl_gru_back_reset(cell, group, acts, fl_back_source(b, q, t, lane[k], 0), to[k], dc + k * H);
+                fl_gru_back_reset(cell, group, acts, fl_back_source(b, q, t, lane[k], FL_H), to[k]);
         d[k] = acts + q->shift * q->by_vector * VW;
     }
 }
@@ -211,7 +236,9 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     fl_work work = {.lanes = B, .lane = (ptrdiff_t *)(v->own + b->plan.lane), .start = (ptrdiff_t *)(v->own + b->plan.start)};
     const fl_share share = {part, parts, b->order, NULL, NULL};
     REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
+    REAL *ds = (REAL *)(v->own + b->plan.ds), *noise = (REAL *)(v->own + b->plan.noise); /* a mask, then what zoneout leaves */
     const REAL **d = (const REAL **)(v->own + b->plan.d);
+    const int gathers = fl_gathers(q);
     REAL **to = (REAL **)(v->own + b->plan.to), **to_tail = to + B;
     REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = has_c ? (REAL *)b->dstate + b->l->state_c * all : NULL;
     REAL *dstate_a = A ? (REAL *)b->dstate + b->l->state_a * all : NULL;
@@ -228,8 +255,17 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     for (ptrdiff_t done = batch->steps - 1; done >= 0 && !stop; done--) {
         const ptrdiff_t t = reverse ? batch->steps - 1 - done : done;
         n = fl_running(batch, &work, t, n);
-        fl_back_step(b, v, t, work.lane, n, to, d, dc, (REAL *)(v->own + b->plan.ds), to_tail, net);
+        fl_back_step(b, v, t, work.lane, n, to, d, dc, ds, noise + P, to_tail, net);
         if (n) fl_linear_rows(&v->by_h, d, to, n, net);
+        for (ptrdiff_t k = 0; k < n; k++) {
+            if (gathers) fl_add(to[k], ds + k * H, H);
+            if (b->l->recurrent_dropout > 0) {
+                fl_draw_dropout(&v->cell, batch->seed, FL_DROP_H, work.lane[k], b->l->recurrent_dropout, noise, P);
+                fl_multiply(to[k], noise, P);
+            }
+            if (b->l->zoneout_h > 0) fl_add(to[k], noise + P + k * (P + H), P);
+            if (b->l->zoneout_c > 0) fl_add(dc + k * H, noise + P + k * (P + H) + P, H);
+        }
         for (ptrdiff_t k = 0; batch->reset && k < n; k++)
             if (fl_starts(batch, reverse, t, work.lane[k])) {
                 fl_zero(to[k], width);
@@ -241,8 +277,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         fl_copy(dstate_h + work.lane[k] * P, to[k], P);
         if (A) fl_copy(dstate_a + work.lane[k] * A, to[k] + P, A);
         if (has_c) fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
-        for (ptrdiff_t u = 0; !has_c && u < H; u++)
-            dstate_h[work.lane[k] * P + u] += dc[k * H + u];
+        if (!has_c) fl_add(dstate_h + work.lane[k] * P, dc + k * H, H);
     }
     return stop;
 }
@@ -263,11 +298,14 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
             dx[j] = b->add_dx ? sum + j * q->I : (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
         }
         fl_linear_rows(&v->by_x, d, dx, n, net);
-        for (ptrdiff_t j = 0; b->add_dx && j < n; j++) {
+        for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t row = b->rows[at + j];
-            REAL *out = (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
-            for (ptrdiff_t k = 0; k < q->I; k++)
-                out[k] += dx[j][k];
+            if (b->l->dropout > 0) {
+                REAL *mask = (REAL *)(v->own + b->plan.noise);
+                fl_draw_dropout(&v->cell, b->batch->seed, FL_DROP_X, row, b->l->dropout, mask, q->I);
+                fl_multiply(dx[j], mask, q->I);
+            }
+            if (b->add_dx) fl_add((REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane, dx[j], q->I);
         }
         stop = fl_interrupted(patience, v->by_x.q.packed * n);
     }
@@ -373,9 +411,9 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int part, in
         const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
         for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t t = b->rows[at + j] / B, lane = b->rows[at + j] % B;
-            x[j] = (const REAL *)b->x + t * b->x_step + lane * b->x_lane;
-            if (recurrent) h[j] = fl_back_source(b, q, t, lane, 0);
-            if (q->A) a[j] = fl_back_source(b, q, t, lane, 1);
+            x[j] = fl_back_source(b, q, t, lane, FL_X);
+            if (recurrent) h[j] = fl_back_source(b, q, t, lane, FL_H);
+            if (q->A) a[j] = fl_back_source(b, q, t, lane, FL_A);
         }
         for (ptrdiff_t group = q->groups * part / parts; group < q->groups * (part + 1) / parts && !stop; group++) {
             REAL *w = (REAL *)b->gradient + group * q->panel;

@@ -17,6 +17,7 @@
 #include "step.h"
 #include "linear.h"
 #include "compact.h"
+#include "noise.h"
 #include "forward.h"
 #include "backward.h"
 #include "traces.h"

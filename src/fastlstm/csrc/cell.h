@@ -5,6 +5,7 @@
 /* What one lane's step reads besides its sources, and writes. */
 typedef struct fl_row {
     REAL *c;     /* inout (H,); of an LSTM */
+    const REAL *h; /* h of the step before, as it was */
     REAL *y;     /* out (H,): h of this step; never overlaps the h that is read. With a second product: its sources */
     REAL *a_out; /* out (A,); never overlaps the a that is read */
     REAL *act;   /* out (acts,): what the gradient needs; or NULL */
@@ -14,7 +15,7 @@ typedef struct fl_row {
 typedef struct fl_rows {
     ptrdiff_t n;
     const fl_row *row;
-    const REAL *const *x, *const *h, *const *a; /* (n,) inputs (I,), h (P,) and gate activations (A,) of the step before */
+    const REAL *const *x, *const *h, *const *a; /* (n,) inputs (I,), h (P,) and gate activations (A,) of the step before, as read */
     REAL *net;           /* net inputs, (n, N, VW) for each group of a tile, scratch; or, */
     ptrdiff_t net_panel; /*   if not 0, for all groups, so far apart, with biases and input products already in */
 } fl_rows;

@@ -9,7 +9,7 @@
 typedef struct fl_back_plan {
     ptrdiff_t by_h, by_x, by_tail, zeros;                      /* transposed weights, shared */
     ptrdiff_t own, each, size;
-    ptrdiff_t lane, start, d, to, dh, dc, ds, net, sum, block; /* in each */
+    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, sum, block; /* in each */
 } fl_back_plan;
 
 /* The backward pass of one layer and direction (backward.h). Row (t, b) of an array lies at t * step + b * lane. */

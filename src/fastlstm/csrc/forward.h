@@ -21,6 +21,14 @@ static REAL *fl_taped_act(const fl_span *s, const fl_geometry *q, ptrdiff_t time
     return s->tape ? s->tape + (time * s->batch->lanes + lane) * q->acts : NULL;
 }
 
+/* Inputs of a lane as the layer reads them, of which x is the row. */
+static const REAL *fl_read_x(const fl_cell *cell, const fl_span *s, ptrdiff_t time, ptrdiff_t lane, const REAL *x) {
+    const fastlstm_layer *l = cell->l;
+    if (!s->tape || !(l->dropout > 0)) return x;
+    return fl_dropped(cell, s->batch->seed, FL_DROP_X, time * s->batch->lanes + lane, l->dropout, x,
+                      fl_taped_act(s, &cell->q, time, lane) + fl_act_x(&cell->q), l->input_size);
+}
+
 /* When to ask `poll`; the caller's FPU mode is in force while it runs. */
 typedef struct fl_patience {
     fastlstm_poll poll; /* or NULL */
@@ -46,6 +54,8 @@ typedef struct fl_work {
     ptrdiff_t *start;          /*   rows of the batch's x and y */
     fl_row *rows;              /* (B,) */
     const REAL **x, **h, **a;  /* x as many as are made ahead and (B,), (B,), (B,) */
+    const REAL **h_read;       /* (B,) h as net inputs read it */
+    REAL *zone;                /* (B, H) c before a step, with zoneout */
     REAL **y;                  /* (B,) */
     REAL *zeros;               /* as wide as the widest h */
     REAL *gate_acts;           /* (2, B, A) */
@@ -91,6 +101,11 @@ static void fl_zero(REAL *a, ptrdiff_t n) {
         a[k] = 0;
 }
 
+static void fl_add(REAL *to, const REAL *more, ptrdiff_t n) {
+    for (ptrdiff_t k = 0; k < n; k++)
+        to[k] += more[k];
+}
+
 static void fl_copy(REAL *to, const REAL *from, ptrdiff_t n) {
     if (to != from)
         for (ptrdiff_t k = 0; k < n; k++)
@@ -124,7 +139,7 @@ static void fl_make_tail(const fl_cell *cell, const fl_work *work, const fl_rows
     if (cell->l->kind != FASTLSTM_GRU) return;
     for (ptrdiff_t group = 0; group < cell->q.groups; group++)
         for (ptrdiff_t b = 0; b < rows->n; b++)
-            fl_gru_candidate(cell, group, rows->net + group * rows->net_panel + b * cell->q.N * VW, rows->row[b].act, rows->h[b], y[b]);
+            fl_gru_candidate(cell, group, rows->net + group * rows->net_panel + b * cell->q.N * VW, rows->row + b, y[b]);
 }
 
 /* The spans return whether `poll` asked to stop. */
@@ -133,7 +148,7 @@ static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) 
     for (ptrdiff_t t = 0, n = 0; t < s->steps && !stop; t++) {
         n = fl_running(s->batch, work, s->t0 + t, n);
         for (ptrdiff_t b = 0; b < n; b++) {
-            work->x[b] = s->x + t * s->x_step + s->x_row[b] * s->x_lane;
+            work->x[b] = fl_read_x(cell, s, s->t0 + t, work->lane[b], s->x + t * s->x_step + s->x_row[b] * s->x_lane);
             work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
         }
         if (n && cell->l->weights) fl_compact_linear_rows(cell, work->x, work->y, n, work->net, &work->compact);
@@ -141,6 +156,16 @@ static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) 
         if (!work->barrier) stop = fl_done(work, cell->q.packed * n);
     }
     return work->barrier ? fl_done(work, cell->q.packed * s->steps * work->lanes) : stop;
+}
+
+/* Where a state stays at this step of a training call: drawn into the tape; NULL: not training. */
+static const REAL *fl_zone_mask(const fl_cell *cell, const fl_span *s, int what, ptrdiff_t time, ptrdiff_t lane) {
+    const fl_geometry *q = &cell->q;
+    if (!s->tape) return NULL;
+    REAL *mask = fl_taped_act(s, q, time, lane) + (what == FL_ZONE_H ? fl_act_zone_h(cell->l, q, VW) : fl_act_zone_c(cell->l, q, VW));
+    fl_draw(cell, s->batch->seed, what, time * s->batch->lanes + lane, what == FL_ZONE_H ? cell->l->zoneout_h : cell->l->zoneout_c, 1, 0,
+            mask, what == FL_ZONE_H ? q->P : q->H);
+    return mask;
 }
 
 /* One lane, whose steps are short: the same with as little around a step as can be. */
@@ -174,6 +199,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
             if (has_c) fl_zero(row.c + first, end - first);
         }
         row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
+        row.h = h;
         fl_make_step(cell, &rows, work);
         h = row.y;
         x += x_step;
@@ -189,7 +215,8 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
     const fl_geometry *q = &cell->q;
     const fastlstm_batch *batch = s->batch;
     const ptrdiff_t B = work->lanes, H = q->H, A = q->A, P = q->P, *lane = work->lane;
-    const int reverse = cell->l->reverse, has_c = cell->l->kind == FASTLSTM_LSTM;
+    const fastlstm_layer *l = cell->l;
+    const int reverse = l->reverse, has_c = l->kind == FASTLSTM_LSTM;
     const ptrdiff_t first = cell->first * VW * q->S, end = cell->end * VW * q->S < H ? cell->end * VW * q->S : H; /* units */
     const ptrdiff_t end_h = cell->tail ? P : end;
     REAL *h = state + cell->l->state_h * batch->lanes, *c = has_c ? state + cell->l->state_c * batch->lanes : NULL;
@@ -198,7 +225,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
     ptrdiff_t made = 0, made_to = 0, n = 0; /* rows and steps whose input products are ready, in processing order */
     int stop = 0;
 
-    if (B == 1 && !A && q->N <= FL_TILE && !cell->tail) return fl_single_span(cell, s, work, state);
+    if (B == 1 && !A && q->N <= FL_TILE && !cell->tail && !q->has_noise) return fl_single_span(cell, s, work, state);
     for (ptrdiff_t b = 0; b < B; b++) {
         work->h[b] = h + lane[b] * P;
         if (A) fl_copy(a_prev + b * A, a_state + lane[b] * A, A);
@@ -215,7 +242,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
                 n_m = fl_running(batch, work, s->t0 + t_m, n_m);
                 if (rows + n_m > work->ahead) break;
                 for (ptrdiff_t b = 0; b < n_m; b++)
-                    work->x[rows++] = s->x + t_m * s->x_step + s->x_row[b] * s->x_lane;
+                    work->x[rows++] = fl_read_x(cell, s, s->t0 + t_m, lane[b], s->x + t_m * s->x_step + s->x_row[b] * s->x_lane);
             }
             made = 0;
             made_to = m > done + 1 ? m : done;
@@ -225,14 +252,18 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         for (ptrdiff_t b = 0; b < n; b++) {
             REAL *act = fl_taped_act(s, q, time, lane[b]);
             work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
-            if (!ahead) work->x[b] = s->x + t * s->x_step + s->x_row[b] * s->x_lane;
+            if (!ahead) work->x[b] = fl_read_x(cell, s, time, lane[b], s->x + t * s->x_step + s->x_row[b] * s->x_lane);
             if (batch->reset && fl_starts(batch, reverse, time, lane[b])) {
                 work->h[b] = work->zeros;
                 if (c) fl_zero(c + lane[b] * H + first, end - first);
                 if (A) fl_zero(a_prev + b * A, A);
             }
             work->a[b] = a_prev + b * A;
-            work->rows[b] = (fl_row){.c = c ? c + lane[b] * H : NULL, .y = work->y[b], .a_out = A ? a_next + b * A : NULL, .act = act};
+            work->h_read[b] = work->h[b];
+            if (act && l->recurrent_dropout > 0)
+                work->h_read[b] = fl_dropped(cell, batch->seed, FL_DROP_H, lane[b], l->recurrent_dropout, work->h[b], act + fl_act_h(l, q, VW), P);
+            if (l->zoneout_c > 0) fl_copy(work->zone + b * H, c + lane[b] * H, H);
+            work->rows[b] = (fl_row){.c = c ? c + lane[b] * H : NULL, .h = work->h[b], .y = work->y[b], .a_out = A ? a_next + b * A : NULL, .act = act};
             if (cell->tail) work->rows[b].y = act ? act + fl_act_tail(q, VW) : work->tail + b * H;
         }
         if (ready && !ahead) fl_make_inputs(cell, work, n);
@@ -242,7 +273,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             const fl_rows rows = {.n = n - r < cell->most ? n - r : cell->most,
                                   .row = work->rows + r,
                                   .x = work->x + r,
-                                  .h = work->h + r,
+                                  .h = work->h_read + r,
                                   .a = work->a + r,
                                   .net = work->net + (ahead ? made + r : ready ? r : 0) * q->N * VW,
                                   .net_panel = ready ? work->room * q->N * VW : 0};
@@ -252,6 +283,8 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         }
         made += n;
         for (ptrdiff_t b = 0; b < n; b++) {
+            if (l->zoneout_h > 0) fl_zone(work->y[b], work->h[b], fl_zone_mask(cell, s, FL_ZONE_H, time, lane[b]), l->zoneout_h, P);
+            if (l->zoneout_c > 0) fl_zone(c + lane[b] * H, work->zone + b * H, fl_zone_mask(cell, s, FL_ZONE_C, time, lane[b]), l->zoneout_c, H);
             work->h[b] = work->y[b];
             if (A && s->tape) fl_copy(s->tape + batch->steps * batch->lanes * q->acts + (time * batch->lanes + lane[b]) * A, a_next + b * A, A);
         }
@@ -278,7 +311,8 @@ typedef struct fl_runner {
     REAL *between[2]; /* outputs of a span on their way to the next layer */
 } fl_runner;
 
-typedef char fl_runner_fits[sizeof(fl_runner) <= FL_RUNNER_BYTES && sizeof(fl_cell) <= FL_CELL_BYTES ? 1 : -1];
+typedef char fl_runner_fits[sizeof(fl_runner) <= FL_RUNNER_BYTES && sizeof(fl_cell) <= FL_CELL_BYTES &&
+                            sizeof(fl_row) == FL_ROW_POINTERS * sizeof(void *) ? 1 : -1];
 
 static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                        ptrdiff_t steps, ptrdiff_t lanes, int unsigned_dots, void *scratch) {
@@ -299,6 +333,8 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .x = (const REAL **)(base + plan.x),
                  .h = (const REAL **)(base + plan.h),
                  .a = (const REAL **)(base + plan.a),
+                 .h_read = (const REAL **)(base + plan.h_read),
+                 .zone = (REAL *)(base + plan.zone),
                  .y = (REAL **)(base + plan.y),
                  .zeros = (REAL *)(base + plan.zeros),
                  .gate_acts = (REAL *)(base + plan.gate_acts),

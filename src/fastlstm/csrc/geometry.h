@@ -44,13 +44,14 @@ typedef struct fl_geometry {
     ptrdiff_t tail;          /* offset of the second product's weights */
     ptrdiff_t packed;        /* elements in all */
     ptrdiff_t acts;          /* what a step saves for the gradient (fl_act_net and the following) */
+    ptrdiff_t noise;         /* where in it that of the noise begins */
     ptrdiff_t kept;          /* what it keeps of each cell beside activations: h(c), c(t-1), and with peepholes c(t) */
     ptrdiff_t by_group, by_vector; /* how far apart net inputs' vectors lie there */
     ptrdiff_t factors;       /* local factors of one group (lstm.h): S each of mu, e, u_g, u_i, u_f, and d_i, d_f, d_o, d_g */
     ptrdiff_t traced;        /* trace row-vectors per cell: g, and i and f where they exist */
     ptrdiff_t trace;         /* trace elements of one group and lane: M * S * traced * VW, and peepholes 2 * S * S * VW */
     int i, f, o, coupled;    /* which gates exist */
-    int has_tail;
+    int has_tail, has_noise;
 } fl_geometry;
 
 /* Numbers below this are zeros to int8 weights: scales stay far from the smallest float, and inverses finite. */
@@ -104,6 +105,8 @@ static inline fastlstm_layer fl_tail_layer(const fastlstm_layer *l) {
     return tail;
 }
 
+static inline ptrdiff_t fl_padded(ptrdiff_t n, ptrdiff_t vw) { return (n + vw - 1) / vw * vw; }
+
 /* One source of the layer's sizes; products cannot overflow once fl_net_valid (api.c) has accepted the layer. */
 static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t vw) {
     fl_geometry q = {0};
@@ -151,6 +154,10 @@ static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t v
     q.by_group = l->kind == FASTLSTM_GRU ? 1 : q.N;
     q.by_vector = l->kind == FASTLSTM_GRU ? q.groups : 1;
     q.acts = q.groups * (q.N + (q.kept + q.has_tail) * q.S) * vw + (lstm && q.has_tail ? (q.P + vw - 1) / vw * vw : 0);
+    q.noise = q.acts;
+    q.acts += fl_padded(l->dropout > 0 ? q.I : 0, vw) + fl_padded(l->recurrent_dropout > 0 ? q.P : 0, vw) +
+              fl_padded(l->zoneout_h > 0 ? q.P : 0, vw) + fl_padded(l->zoneout_c > 0 ? q.H : 0, vw);
+    q.has_noise = l->dropout > 0 || l->recurrent_dropout > 0 || l->zoneout_h > 0 || l->zoneout_c > 0;
     q.factors = (6 * q.S + 3) * vw;
     q.traced = lstm ? 1 + q.i + q.f : 0;
     q.trace = q.M * q.S * q.traced * vw + (l->peepholes ? 2 * q.S * q.S * vw : 0);
@@ -163,7 +170,8 @@ static inline int fl_gathers(const fl_geometry *q) { return q->G != q->G_h; }
 static inline ptrdiff_t fl_tile_groups(const fl_geometry *q) { return q->G < FL_TILE ? FL_TILE / q->G : 1; }
 
 /* What a step saves for the gradient: the net inputs' activations, later their errors; what is kept of the cells,
-   [group][kept][S][VW]; the sources of the second product, (H,); with a projection, the errors of its outputs, (P,).
+   [group][kept][S][VW]; the sources of the second product, (H,); with a projection, the errors of its outputs, (P,); inputs
+   and h as dropout leaves them, and where h and c stay by zoneout, each if there is any.
    Errors of a GRU lie vector by vector, [N][group][VW], so that those that inputs feed, and those that h feeds, lie side
    by side; all others [group][N][VW]. */
 static inline ptrdiff_t fl_act_net(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) { return group * q->by_group * vw; }
@@ -172,5 +180,15 @@ static inline ptrdiff_t fl_act_cell(const fl_geometry *q, ptrdiff_t group, ptrdi
 }
 static inline ptrdiff_t fl_act_tail(const fl_geometry *q, ptrdiff_t vw) { return q->groups * (q->N + q->kept * q->S) * vw; }
 static inline ptrdiff_t fl_act_projected(const fl_geometry *q, ptrdiff_t vw) { return fl_act_tail(q, vw) + q->groups * q->S * vw; }
+static inline ptrdiff_t fl_act_x(const fl_geometry *q) { return q->noise; }
+static inline ptrdiff_t fl_act_h(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t vw) {
+    return fl_act_x(q) + fl_padded(l->dropout > 0 ? q->I : 0, vw);
+}
+static inline ptrdiff_t fl_act_zone_h(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t vw) {
+    return fl_act_h(l, q, vw) + fl_padded(l->recurrent_dropout > 0 ? q->P : 0, vw);
+}
+static inline ptrdiff_t fl_act_zone_c(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t vw) {
+    return fl_act_zone_h(l, q, vw) + fl_padded(l->zoneout_h > 0 ? q->P : 0, vw);
+}
 
 #endif

@@ -15,14 +15,14 @@ enum { FL_GRU_N, FL_GRU_R, FL_GRU_Z, FL_GRU_NH };
 FL_INLINE V fl_gru_output(V z, V h, V n) { return v_fma(z, v_sub(h, n), n); }
 
 /* After the product; net (4, VW). */
-FL_INLINE void fl_gru_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net, const fl_row *row, const REAL *h) {
+FL_INLINE void fl_gru_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net, const fl_row *row) {
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t u = group * VW, left = cell->q.J - u, plane = cell->q.by_vector * VW;
     const V nh = v_load(net + FL_GRU_NH * VW);
     const V r = v_activate(&l->gate_activation, v_load(net + FL_GRU_R * VW));
     const V z = v_activate(&l->gate_activation, v_load(net + FL_GRU_Z * VW));
     const V n = v_activate(&l->input_activation, v_fma(r, nh, v_load(net + FL_GRU_N * VW)));
-    fl_store_units(row->y + u, fl_gru_output(z, fl_load_units(h + u, 1, left), n), 1, left);
+    fl_store_units(row->y + u, fl_gru_output(z, fl_load_units(row->h + u, 1, left), n), 1, left);
     if (row->act) {
         REAL *act = row->act + fl_act_net(&cell->q, group, VW);
         v_store(act + FL_GRU_N * plane, n);
@@ -32,7 +32,7 @@ FL_INLINE void fl_gru_finish(const fl_cell *cell, ptrdiff_t group, const REAL *n
     }
 }
 
-/* Before it: the gates, and r h as the second product's sources; net (3, VW) keeps z. */
+/* Before it: the gates, and r h (as it is read) as the second product's sources; net (3, VW) keeps z. */
 FL_INLINE void fl_gru_gates(const fl_cell *cell, ptrdiff_t group, REAL *net, const fl_row *row, const REAL *h) {
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t u = group * VW, left = cell->q.J - u, plane = cell->q.by_vector * VW;
@@ -47,11 +47,11 @@ FL_INLINE void fl_gru_gates(const fl_cell *cell, ptrdiff_t group, REAL *net, con
 }
 
 /* And the end; y: out, before it W_hn (r h). */
-FL_INLINE void fl_gru_candidate(const fl_cell *cell, ptrdiff_t group, const REAL *net, REAL *act, const REAL *h, REAL *y) {
+FL_INLINE void fl_gru_candidate(const fl_cell *cell, ptrdiff_t group, const REAL *net, const fl_row *row, REAL *y) {
     const ptrdiff_t u = group * VW, left = cell->q.J - u;
     const V n = v_activate(&cell->l->input_activation, v_add(v_load(net + FL_GRU_N * VW), fl_load_units(y + u, 1, left)));
-    fl_store_units(y + u, fl_gru_output(v_load(net + FL_GRU_Z * VW), fl_load_units(h + u, 1, left), n), 1, left);
-    if (act) v_store(act + fl_act_net(&cell->q, group, VW) + FL_GRU_N * cell->q.by_vector * VW, n);
+    fl_store_units(y + u, fl_gru_output(v_load(net + FL_GRU_Z * VW), fl_load_units(row->h + u, 1, left), n), 1, left);
+    if (row->act) v_store(row->act + fl_act_net(&cell->q, group, VW) + FL_GRU_N * cell->q.by_vector * VW, n);
 }
 
 /* The gradient of one group of one lane at one step, from d, the error of h(t):
@@ -59,7 +59,7 @@ FL_INLINE void fl_gru_candidate(const fl_cell *cell, ptrdiff_t group, const REAL
        d_z = z' d (h(t-1) - n)      d_n = n' d (1 - z)      after: d_r = r' d_n (W_hn h(t-1) + b_hn), d_nh = d_n r
        before, with d_s = W_hn^T d_n: d_r = r' d_s h(t-1)
 
-   and directly d(h(t-1)) = d z, before + d_s r: this part is carried as an LSTM's cell state is.
+   and directly d(h(t-1)) = d z, which is carried as an LSTM's cell state is; before, d_s r beside W_hr^T d_r + W_hz^T d_z.
    acts: activations in, errors of net inputs out. dh: (H,) from above; dh_next: from the net inputs of the step after;
    dc: inout, carried. */
 FL_INLINE void fl_gru_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *h, const REAL *dh, const REAL *dh_next, REAL *dc) {
@@ -78,13 +78,13 @@ FL_INLINE void fl_gru_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, con
     v_store(act + FL_GRU_NH * plane, v_mul(d_n, r));
 }
 
-/* The rest of it, before the product; ds: (H,) error of r h(t-1). */
-FL_INLINE void fl_gru_back_reset(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *h, const REAL *ds, REAL *dc) {
+/* The rest of it, before the product; h: as it was read; ds: (H,) d_s in, d_s r out. */
+FL_INLINE void fl_gru_back_reset(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *h, REAL *ds) {
     const ptrdiff_t u = group * VW, left = cell->q.J - u;
     REAL *act = acts + fl_act_net(&cell->q, group, VW) + FL_GRU_R * cell->q.by_vector * VW;
     const V r = v_load(act), d = fl_load_units(ds + u, 1, left);
     v_store(act, v_mul(v_activate_grad(&cell->l->gate_activation, r), v_mul(d, fl_load_units(h + u, 1, left))));
-    fl_store_units(dc + u, v_fma(d, r, fl_load_units(dc + u, 1, left)), 1, left);
+    fl_store_units(ds + u, v_mul(d, r), 1, left);
 }
 
 #endif

@@ -13,10 +13,12 @@
 #define FL_STEP_WORK 1000000000
 
 /* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
-#define FL_RUNNER_BYTES 448
+#define FL_RUNNER_BYTES 512
 #define FL_CELL_BYTES 512
 #define FL_LEARN_LAYER_BYTES 640
 #define FL_LEARN_WORK_BYTES 128
+/* How many pointers a fl_row has (cell.h). */
+enum { FL_ROW_POINTERS = 5 };
 
 /* What every prepared scratch starts with. */
 typedef struct fl_runner_head {
@@ -36,7 +38,7 @@ typedef struct fl_forward_plan {
     int reverse;       /* a layer reads backwards: a span is the whole batch */
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
     ptrdiff_t room;    /* rows that there is room for net inputs of all groups of */
-    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
+    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, h_read, zone, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
     ptrdiff_t block, bytes, scales, bytes_stride; /* of compact weights: fl_compact */
 } fl_forward_plan;
 
@@ -51,7 +53,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     fl_forward_plan p = {0};
     const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *);
     ptrdiff_t width = 0, acts = 0, block = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
-    ptrdiff_t tail = 0;
+    ptrdiff_t tail = 0, zone = 0;
     int gathers = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
@@ -62,6 +64,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
         if (fl_tile_groups(&q) * q.N * vw > net) net = fl_tile_groups(&q) * q.N * vw;
         if (q.groups * q.N * vw > widest) widest = q.groups * q.N * vw;
         if (q.has_tail && q.H > tail) tail = q.H;
+        if (layers[i].zoneout_c > 0 && q.H > zone) zone = q.H;
         gathers |= fl_gathers(&q);
         p.reverse |= layers[i].reverse;
         if (layers[i].weights == FASTLSTM_FLOAT16) block = FL_TILE * 64 * vw; /* 64: FL_BLOCK */
@@ -82,10 +85,12 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     p.lane = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.place = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
-    p.rows = fl_take(&p.size, lanes * 4 * pointer); /* a row's descriptor is four pointers */
+    p.rows = fl_take(&p.size, lanes * FL_ROW_POINTERS * pointer);
     p.x = fl_take(&p.size, (lanes > p.ahead ? lanes : p.ahead) * pointer);
     p.h = fl_take(&p.size, lanes * pointer);
     p.a = fl_take(&p.size, lanes * pointer);
+    p.h_read = fl_take(&p.size, lanes * pointer);
+    p.zone = fl_take(&p.size, lanes * zone * real);
     p.y = fl_take(&p.size, lanes * pointer);
     p.zeros = fl_take(&p.size, p.widest * real);
     p.gate_acts = fl_take(&p.size, 2 * lanes * acts * real);
@@ -122,7 +127,7 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     }
     p.work = fl_take(&p.size, FL_LEARN_WORK_BYTES); /* first, so that it is found */
     p.layers = fl_take(&p.size, n * FL_LEARN_LAYER_BYTES);
-    p.rows = fl_take(&p.size, lanes * 4 * pointer);
+    p.rows = fl_take(&p.size, lanes * FL_ROW_POINTERS * pointer);
     p.x = fl_take(&p.size, lanes * pointer);
     p.h = fl_take(&p.size, lanes * pointer);
     p.a = fl_take(&p.size, lanes * pointer);
@@ -156,6 +161,7 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.dh = fl_take(&p.each, recurrent * lanes * (q.P + q.A) * real);
     p.dc = fl_take(&p.each, recurrent * lanes * q.H * real);
     p.ds = fl_take(&p.each, q.has_tail * lanes * q.H * real);
+    p.noise = fl_take(&p.each, q.has_noise * ((lanes + 1) * (q.P + q.H) + q.I) * real);
     p.net = fl_take(&p.each, FL_TILE * rows * vw * real);
     p.sum = fl_take(&p.each, l->reverse * FL_ROWS_AHEAD * q.I * real);
     p.block = fl_take(&p.each, FL_BLOCK * q.N * vw * real);

@@ -2,11 +2,11 @@
 #ifndef FL_STEP_H
 #define FL_STEP_H
 
-/* A cell's end, of one row; net (N, VW), overwritten. */
+/* A cell's end, of one row; net (N, VW), overwritten; h: as it is read. */
 FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, REAL *net, const fl_row *row, const REAL *h) {
     if (cell->l->kind == FASTLSTM_LSTM) fl_lstm_finish(cell, group, net, row);
     else if (cell->l->kind == FASTLSTM_RNN) fl_rnn_finish(cell, group, net, row);
-    else if (cell->l->reset_after) fl_gru_finish(cell, group, net, row, h);
+    else if (cell->l->reset_after) fl_gru_finish(cell, group, net, row);
     else fl_gru_gates(cell, group, net, row, h);
 }
 
