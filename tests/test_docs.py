@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ["_info", "_layer", "_layers", "_online", "_optim", "_stream", "losses", "schedules"]
+MODULES = ["_fit", "_history", "_info", "_layer", "_layers", "_online", "_optim", "_stream", "losses", "schedules"]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -18,7 +18,19 @@ def test_docstrings(name):
 
 def test_readme():
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {}
-    exec(code, names)
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
     assert names["ys"].shape == (5000, 1)
+    assert names["history"].val_loss[-1] < names["history"].val_loss[0]
+
+
+def test_training_page():
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(first, names)
+    assert max(names["history"].val_accuracy) > 0.8
+    pytest.importorskip("sklearn")
+    exec(second, names)
+    assert names["search"].best_score_ > 0.8

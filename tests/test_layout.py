@@ -28,7 +28,8 @@ FORBIDDEN_CALLS = r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|get
 
 # From the bottom up: a module imports only from rungs below its own; None stands for every module not named.
 # Those, and the programs on the last rung, may know one another. Programs use what users use.
-RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layer"}, {"_layers"}, None, {"__init__"}, {"__main__", "_demo"}]
+PROGRAMS = {"__main__", "_demo", "sklearn"}
+RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layer"}, {"_layers"}, None, {"__init__"}, PROGRAMS]
 PEERS = {RUNGS.index(None), len(RUNGS) - 1}
 OPTIONAL = {"torch", "onnx", "onnxruntime", "keras", "tensorflow", "sklearn", "river", "matplotlib", "tqdm", "scipy",
             "pandas", "safetensors", "h5py"}  # fmt: skip
@@ -154,6 +155,8 @@ def test_python_imports(path):
     for name, top in imports(path):
         parts = name.split(".")
         if top and parts[0] != "fastlstm":
+            if parts[0] in OPTIONAL and me == parts[0]:
+                continue  # fastlstm.sklearn is for those who have scikit-learn
             assert parts[0] not in OPTIONAL, f"{name} is imported where it is used, not at the top"
             known = parts[0] in sys.stdlib_module_names or parts[0] in ("numpy", "threadpoolctl")
             assert known, f"{name} is no dependency of the package"
@@ -163,6 +166,15 @@ def test_python_imports(path):
             if rung(me) == len(RUNGS) - 1:
                 allowed = rung(other) >= rung("__init__")
             assert allowed or other == me, f"{me} may not import {other}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=relative)
+def test_examples(path):
+    """An example says what it shows, uses what users use, and is on the list."""
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert not re.search(r"\b(fl|fastlstm|net|layer|lstm|optimizer)\._", path.read_text())
+    assert f"[{path.name}]({path.name})" in (path.parent / "README.md").read_text()
 
 
 def test_public_header_stands_alone(tmp_path):

@@ -1,6 +1,8 @@
 """Long short-term memory on CPUs: fast inference, and learning online as in 1997."""
 
 from fastlstm import losses, schedules
+from fastlstm._fit import fit
+from fastlstm._history import EarlyStopping, History
 from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
 from fastlstm._layer import Layer
 from fastlstm._layers import GRU, LSTM, LSTM1997, RNN, Linear, Sequential
@@ -11,7 +13,9 @@ from fastlstm._stream import Stream
 __all__ = [
     "Adam",
     "AdamW",
+    "EarlyStopping",
     "GRU",
+    "History",
     "LSTM",
     "LSTM1997",
     "Layer",
@@ -24,6 +28,7 @@ __all__ = [
     "Stream",
     "__version__",
     "build_info",
+    "fit",
     "get_num_threads",
     "losses",
     "schedules",

@@ -118,6 +118,13 @@ def as_mask(mask, name, shape):
     return np.ascontiguousarray(a).view(np.uint8)
 
 
+def as_loss(result, dtype, shape):
+    """What a callable loss has returned: a float and its derivative with respect to y."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2 or ndim_of(result[0]) != 0:
+        raise ValueError("loss must return a pair (loss, dy), a number and an array")
+    return float(as_anything(result[0], "loss", "biuf")), as_input(result[1], "dy of the loss", dtype, shape)
+
+
 def ndim_of(x):
     """Dimensions of an array or nested list; -1 if it is neither."""
     try:

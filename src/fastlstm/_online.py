@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastlstm import _core
-from fastlstm._checks import as_anything, as_choice, as_input, as_mask, as_size, ndim_of
+from fastlstm._checks import as_anything, as_choice, as_input, as_loss, as_mask, as_size, ndim_of
 from fastlstm._layer import Layer
 from fastlstm._layers import LINEAR_KIND, LSTM_KIND, NOISE
 from fastlstm._optim import SGD
@@ -182,21 +182,13 @@ class OnlineLearner(_core.Learner):
             dy = None
             if target is not None:
                 try:
-                    loss, dy = self._called(y[t].copy(), target)
+                    loss, dy = as_loss(self._loss(y[t].copy(), target), self.network.dtype, y[t].shape)
                 except BaseException:
                     self.flat_state[:] = before  # as if the step had not been asked for
                     raise
                 losses.append(loss)
             self._backward(dy)
         self._set_loss(sum(losses), len(losses))
-
-    def _called(self, y, target):
-        """What a callable returns, checked."""
-        result = self._loss(y, target)
-        if not isinstance(result, (tuple, list)) or len(result) != 2 or ndim_of(result[0]) != 0:
-            raise ValueError("loss must return a pair (loss, dy), a number and an array")
-        loss = float(as_anything(result[0], "loss", "biuf"))
-        return loss, as_input(result[1], "dy of the loss", self.network.dtype, y.shape)
 
     def reset(self, mask=None):
         """An episode ends: zero the state and the traces of all lanes, or of those where `mask` (lanes,) is true.

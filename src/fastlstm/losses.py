@@ -172,21 +172,8 @@ def ctc(y, targets, lengths=None, target_lengths=None, blank=0):
     labels, counts = _labels(targets, target_lengths, lanes, single)
     if lengths is not None:
         lengths = _counts([lengths] if single and ndim_of(lengths) == 0 else lengths, "lengths", lanes, 1, steps)
-    bad = (labels < 0) | (labels >= classes) | (labels == blank)
-    owner = np.repeat(np.arange(lanes), counts)
-    if bad.any():
-        k = int(np.argmax(bad))
-        raise ValueError(
-            f"targets[{owner[k]}] has the label {labels[k]} and must have 0 to {classes - 1} without {blank}, the blank"
-        )
-    repeats = np.bincount(owner[1:], (labels[1:] == labels[:-1]) & (owner[1:] == owner[:-1]), lanes).astype(np.int64)
     have = np.full(lanes, steps) if lengths is None else lengths
-    if (counts + repeats > have).any():
-        b = int(np.argmax(counts + repeats > have))
-        raise ValueError(
-            f"targets[{b}] needs {counts[b] + repeats[b]} steps, for {counts[b]} labels and {repeats[b]} repetitions,"
-            f" and its sequence has {have[b]}"
-        )
+    _check_labels(labels, counts, have, classes, blank, "targets")
     value, dy = _core.ctc(y, labels, counts, lengths, blank)
     return value, dy[:, 0] if single else dy
 
@@ -201,30 +188,49 @@ def _counts(value, name, lanes, least, most):
     return np.ascontiguousarray(a, np.int64)
 
 
-def _labels(targets, target_lengths, lanes, single):
+def _check_labels(labels, counts, have, classes, blank, name):
+    """Labels as `_labels` gives them: are they classes, and can they be, in sequences of `have` steps?"""
+    bad = (labels < 0) | (labels >= classes) | (labels == blank)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise ValueError(
+            f"{name}[{owner[k]}] has the label {labels[k]} and must have 0 to {classes - 1} without {blank}, the blank"
+        )
+    again = (labels[1:] == labels[:-1]) & (owner[1:] == owner[:-1])
+    repeats = np.bincount(owner[1:], again, len(counts)).astype(np.int64)
+    if (counts + repeats > have).any():
+        b = int(np.argmax(counts + repeats > have))
+        raise ValueError(
+            f"{name}[{b}] needs {counts[b] + repeats[b]} steps, for {counts[b]} labels and {repeats[b]} repetitions,"
+            f" and its sequence has {have[b]}"
+        )
+
+
+def _labels(targets, target_lengths, lanes, single, name="targets"):
     """All labels, one sequence after the other, and how many each has."""
     if single:
         targets = [targets]
         if target_lengths is not None and ndim_of(target_lengths) == 0:
             target_lengths = [target_lengths]
     if hasattr(targets, "dtype") or (target_lengths is not None and not single):
-        padded = as_anything(targets, "targets", "iu")
+        padded = as_anything(targets, name, "iu")
         if padded.ndim != 2 or len(padded) != lanes:
-            raise ValueError(f"targets has shape {shown(padded.shape)} and must have ({lanes}, S)")
+            raise ValueError(f"{name} has shape {shown(padded.shape)} and must have ({lanes}, S)")
         rows = list(padded)
     elif isinstance(targets, (list, tuple)):
         if len(targets) != lanes:
-            raise ValueError(f"targets has {len(targets)} sequences and y has {lanes}")
+            raise ValueError(f"{name} has {len(targets)} sequences and must have {lanes}")
         none = np.zeros(0, np.int64)  # NumPy takes [] for real numbers
         rows = [
-            none if isinstance(row, (list, tuple)) and not row else as_anything(row, f"targets[{b}]", "iu")
+            none if isinstance(row, (list, tuple)) and not row else as_anything(row, f"{name}[{b}]", "iu")
             for b, row in enumerate(targets)
         ]
     else:
-        raise TypeError(f"targets must be a list of sequences or an array, not {type(targets).__name__}")
+        raise TypeError(f"{name} must be a list of sequences or an array, not {type(targets).__name__}")
     for b, row in enumerate(rows):
         if row.ndim != 1:
-            raise ValueError(f"targets[{b}] has shape {shown(row.shape)} and must have one dimension")
+            raise ValueError(f"{name}[{b}] has shape {shown(row.shape)} and must have one dimension")
     if target_lengths is None:
         counts = np.array([len(row) for row in rows], np.int64)
     else:

@@ -23,6 +23,16 @@ class _Schedule:
     def __call__(self, epoch, loss=None):
         return self._rate(as_number(epoch, "epoch", 0))
 
+    def state_dict(self):
+        """All numbers of the schedule, for a checkpoint."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state):
+        """Take what `state_dict` gave."""
+        if set(state) != set(vars(self)):
+            raise ValueError(f"state must be a dict of {', '.join(vars(self))}")
+        vars(self).update({name: type(mine)(state[name]) for name, mine in vars(self).items()})
+
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
