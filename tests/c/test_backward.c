@@ -1,6 +1,6 @@
 /* Backpropagation through time of every kind of layer, with and without noise: the engine's gradient against differences of
-   its own forward passes in double, its bits on every number of threads, in memory of exactly the sizes told. Errors of
-   the outputs are sums over units, packed as registers are wide: instruction sets agree within rounding. */
+   its own forward passes in double, its bits on every number of threads, in memory of exactly the sizes told. That
+   instruction sets agree is test_tape.c's question. */
 #include "reference.h"
 
 /* What a call takes and gives, of one engine. L = sum dy y + sum dstate state(T). */

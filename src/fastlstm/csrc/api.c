@@ -702,9 +702,11 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
                 .gradient = gradient, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
                 .scratch = scratch, .plan = fl_plan_back(layers + i + j, B, engine->vw, real)};
             memset((char *)scratch + back.plan.zeros, 0, (size_t)(FL_MAX(q.H, q.A) * real));
+            const ptrdiff_t work = times(times(q.packed, T), B);
             call.b = &back;
-            for (call.phase = 0; call.phase < 3 && !call.stop; call.phase++)
-                fl_parallel(threads, run_back, &call);
+            call.threads = work >= 0 && work < FL_CALL_WORK ? 1 : threads;
+            for (call.phase = 0; call.phase < 3 && !call.stop; call.phase++) /* phase 1 divides lanes */
+                fl_parallel(call.phase == 1 && B < call.threads ? (int)B : call.threads, run_back, &call);
             column += q.P;
             weights += q.packed;
             at += fl_tape_size(&q, T, B) * real;
