@@ -89,9 +89,11 @@ $(VENV)/.tools: pyproject.toml | $(PY)
 	@touch $@
 
 # Modules that were deleted would survive in build/lib and enter the package; the engine's objects may stay.
+# Of aeon and statsmodels the tests of examples/ read data alone.
 $(VENV)/.installed: $(VENV)/.tools $(PACKAGE) setup.py pyproject.toml
 	@find build/lib* -name '*.py*' -delete 2>/dev/null || true
 	$(PIP) install -q --no-build-isolation ".[test,demo]"
+	$(PIP) install -q --no-deps aeon statsmodels
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(PY)

@@ -175,7 +175,7 @@ fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const f
                                           void *context);
 /* The full gradient, once for each tape, which it consumes. batch, its x and packed must be as they were; `state` is the one
    before the first step. dy is laid out as y, dx (or NULL) as x. dstate: inout, the error of the state after the last step, then
-   of the one before the first. gradient: out, packed. The bits are those of one thread. */
+   of the one before the first. gradient: out, as the parameters lie. The bits are those of one thread. */
 fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                   const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
                                   void *gradient, void *scratch, int threads, fastlstm_poll poll, void *context);

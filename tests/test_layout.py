@@ -168,6 +168,15 @@ def test_python_imports(path):
             assert allowed or other == me, f"{me} may not import {other}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=relative)
+def test_examples(path):
+    """An example says what it shows, uses what users use, and is on the list."""
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert not re.search(r"\b(fl|fastlstm|net|layer|lstm|optimizer)\._", path.read_text())
+    assert f"[{path.name}]({path.name})" in (path.parent / "README.md").read_text()
+
+
 def test_public_header_stands_alone(tmp_path):
     tried = 0
     for compilers, language in ((("gcc", "clang", "cc"), ["-std=c99", "-x", "c"]),

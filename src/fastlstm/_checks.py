@@ -82,14 +82,15 @@ def as_array(x, name, dtype):
         if hasattr(x, "dtype"):
             raise TypeError(f"{name} is {a.dtype} and must be {dtype}")
         a = a.astype(dtype)
-    return np.require(a, dtype, ["C", "A"])
+    return a if a.flags.c_contiguous and a.flags.aligned else np.require(a, dtype, ["C", "A"])
 
 
 def as_input(x, name, dtype, shape):
     """x as `as_array` gives it, of `shape`, in which -1 stands for any positive size."""
     a = as_array(x, name, dtype)
-    if a.ndim != len(shape) or not all(
-        n > 0 if want == -1 else n == want for n, want in zip(a.shape, shape, strict=True)
+    if a.shape != shape and (
+        a.ndim != len(shape)
+        or not all(n > 0 if want == -1 else n == want for n, want in zip(a.shape, shape, strict=True))
     ):
         want = ", ".join("1 or more" if n == -1 else str(n) for n in shape)
         raise ValueError(f"{name} has shape {shown(a.shape)} and must have ({want}{',' if len(shape) == 1 else ''})")

@@ -8,8 +8,10 @@ import os
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
@@ -180,18 +182,11 @@ cdef int poll(void *holder) noexcept nogil:
     return 0
 
 
-def aligned(Py_ssize_t size, dtype):
-    """Zeroed 1-D array of `size` elements that starts on a 64-byte boundary."""
-    if size < 0:
-        raise ValueError("a size does not fit into memory")
-    item = np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64 // item, dtype)
-    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // item
-    return raw[skip:skip + size]
-
-
 cdef inline void *data(object a) noexcept:
     return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray>a)
+
+
+include "_core_memory.pxi"
 
 
 # ---- Parameters: one flat array, and whoever has newer values of it -----------------------------------------------------
@@ -277,10 +272,12 @@ cdef class Network:
     cdef readonly object dtype
     cdef readonly list specs
     cdef object storage
+    cdef Pool pool
 
     def __init__(self, list specs, dtype):
         cdef fastlstm_layer *l
         self.specs = specs
+        self.pool = Pool()
         self.dtype = np.dtype(dtype)
         self.engine = engine_of(self.dtype)
         self.n_layers = len(specs)
@@ -315,7 +312,7 @@ cdef class Network:
         return Network, (self.specs, self.dtype)
 
     def pack(self, params):
-        packed = aligned(self.n_packed, self.dtype)
+        packed = self.pool.take(WEIGHTS, self.n_packed, self.dtype)
         check(fastlstm_pack(self.engine, self.layers, self.n_layers, data(params), data(packed)))
         return packed
 

@@ -9,16 +9,6 @@ cdef extern from "fastlstm.h" nogil:
                                       const void *, void *, const void *, void *, void *, void *, void *, int, fastlstm_poll, void *)
 
 
-def empty(Py_ssize_t size, dtype):
-    """Like `aligned`, not zeroed: memory that is not touched costs nothing."""
-    if size < 0:
-        raise ValueError("a size does not fit into memory")
-    item = np.dtype(dtype).itemsize
-    raw = np.empty(size + 64 // item, dtype)
-    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // item
-    return raw[skip:skip + size]
-
-
 cdef class Tape:
     """One forward call of a network, and once its gradient. x, y: (T, B, .) or with batch_first (B, T, .)."""
     cdef readonly Network network
@@ -43,7 +33,7 @@ cdef class Tape:
         cdef Py_ssize_t size = fastlstm_tape_size(network.engine, network.layers, network.n_layers, b.steps, b.lanes)
         if size < 0:
             raise ValueError(f"{b.steps} steps of {b.lanes} lanes do not fit into memory")
-        self.tape = empty(size, network.dtype)
+        self.tape = network.pool.take(TAPE, size, network.dtype)
 
     def seed(self, uint64_t seed):
         """What dropout and zoneout are drawn from, to be set before `forward`."""
@@ -53,7 +43,8 @@ cdef class Tape:
         global has_pool
         has_pool |= self.threads > 1
         cdef Network n = self.network
-        return empty(fastlstm_training_scratch_size(n.engine, n.layers, n.n_layers, self.batch.steps, self.batch.lanes, self.threads), n.dtype)
+        cdef Py_ssize_t size = fastlstm_training_scratch_size(n.engine, n.layers, n.n_layers, self.batch.steps, self.batch.lanes, self.threads)
+        return n.pool.take(SCRATCH, size, n.dtype)
 
     def forward(self, y, state):
         """Fill y; `state` is read and written."""
@@ -82,11 +73,11 @@ cdef class Tape:
         if self.tape is None:
             raise RuntimeError("backward was called before: a forward call has one gradient")
         held, self.tape = self.tape, None  # it is consumed, whatever comes
-        scratch, packed_gradient, gradient = self.scratch(), empty(n.n_packed, n.dtype), np.empty(n.n_params, n.dtype)
+        scratch, gradient = self.scratch(), n.pool.take(GRADIENT, n.n_params, n.dtype)
         cdef void *weights = data(self.packed)
         cdef void *before = data(self.before)
         cdef void *tape = data(held)
-        cdef void *out = data(packed_gradient)
+        cdef void *out = data(gradient)
         cdef void *work = data(scratch)
         cdef void *error = data(dy)
         cdef void *inputs = data(dx)
@@ -97,5 +88,4 @@ cdef class Tape:
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
-        n.unpack(packed_gradient, gradient)
         return gradient

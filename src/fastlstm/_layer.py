@@ -148,6 +148,8 @@ class Layer:
         if age != self._parameters.age():
             flat = np.ascontiguousarray(self._parameters.fetch())
             age = self._parameters.age()
+            packed = None  # nobody else's: its memory can be used again
+            self.__dict__["_packed"] = (None, -1)
             packed = self._network.pack(flat)
             self.__dict__["_packed"] = (packed, age)
         return packed
@@ -314,7 +316,7 @@ class Layer:
             gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
             beyond the lengths), dstate that with respect to the returned state; dx and the returned dstate are those
             of x and of the initial state. It can be called once; until then about 7 H numbers are kept for each step,
-            lane and layer.
+            lane and layer. The layer keeps this memory for its next call.
 
         Examples
         --------

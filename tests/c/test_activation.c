@@ -20,7 +20,7 @@
 #include "../../src/fastlstm/csrc/kernels/simd_generic.h"
 #endif
 
-enum { FASTLSTM_SIGMOID, FASTLSTM_TANH, FASTLSTM_IDENTITY, FASTLSTM_RELU, FASTLSTM_G1997, FASTLSTM_H1997 };
+#include "fastlstm.h"
 #include "../../src/fastlstm/csrc/kernels/activation.h"
 #include "../../src/fastlstm/csrc/kernels/fpu.h"
 
@@ -50,6 +50,8 @@ typedef long double REF; /* the reference */
 #define REF_EXP expl
 #define REF_TANH tanhl
 #define REF_LOG logl
+#define REF_EXPM1 expm1l
+#define REF_LOG1P log1pl
 /* from here on: sigmoid and tanh are 1, sigmoid is 0, tanh(x) is x */
 #define SIGMOID_ONE 37.0
 #define SIGMOID_ZERO (-708.4)
@@ -69,6 +71,8 @@ typedef double REF;
 #define REF_EXP exp
 #define REF_TANH tanh
 #define REF_LOG log
+#define REF_EXPM1 expm1
+#define REF_LOG1P log1p
 #define SIGMOID_ONE 17.4f
 #define SIGMOID_ZERO (-87.34f)
 #define TANH_ONE 9.02f
@@ -282,16 +286,32 @@ static void fpu(void) {
 
 /* ---- activations ---- */
 
-enum { EXP, SIGMOID, TANH, LOG, FUNCTIONS };
-static const char *const function_name[] = {"v_exp_neg", "v_sigmoid", "v_tanh", "v_log_1_3"};
+enum { EXP, SIGMOID, TANH, LOG, EXPM1, LOG1P_EXP, FUNCTIONS };
+static const char *const function_name[] = {"v_exp_neg", "v_sigmoid", "v_tanh", "v_log_1_3", "v_expm1_neg", "v_log1p_exp_neg"};
 
-static V apply(int f, V x) { return f == EXP ? v_exp_neg(x) : f == SIGMOID ? v_sigmoid(x) : f == TANH ? v_tanh(x) : v_log_1_3(x); }
+static V apply(int f, V x) {
+    switch (f) {
+    case EXP: return v_exp_neg(x);
+    case SIGMOID: return v_sigmoid(x);
+    case TANH: return v_tanh(x);
+    case LOG: return v_log_1_3(x);
+    case EXPM1: return v_expm1_neg(x);
+    default: return v_log1p_exp_neg(x);
+    }
+}
 
 /* What f is for. */
-static int takes(int f, REAL x) { return f == EXP ? !(x > 0) : f != LOG || is_nan(x) || (x >= 1 && x <= 3); }
+static int takes(int f, REAL x) { return f == SIGMOID || f == TANH || (f == LOG ? is_nan(x) || (x >= 1 && x <= 3) : !(x > 0)); }
 
 static REF reference(int f, REAL x) {
-    return f == LOG ? REF_LOG((REF)x) : f == EXP ? REF_EXP((REF)x) : f == SIGMOID ? 1 / (1 + REF_EXP(-(REF)x)) : REF_TANH((REF)x);
+    switch (f) {
+    case EXP: return REF_EXP((REF)x);
+    case SIGMOID: return 1 / (1 + REF_EXP(-(REF)x));
+    case TANH: return REF_TANH((REF)x);
+    case LOG: return REF_LOG((REF)x);
+    case EXPM1: return REF_EXPM1((REF)x);
+    default: return REF_LOG1P(REF_EXP((REF)x));
+    }
 }
 
 static REF ulp(REF x) {
@@ -316,10 +336,10 @@ static struct {
     unsigned long long count;
 } worst[FUNCTIONS];
 
-/* err in ulp; a result below the smallest normal number may be 0 instead */
-static double ulps(REAL got, REF want) {
+/* err in ulp; a result below the smallest normal number may be 0 instead, and log1p(exp) below twice that */
+static double ulps(REAL got, REF want, int halved) {
     const REF size = want < 0 ? -want : want;
-    if (got == 0 && size < (REF)REAL_MIN * (1 + 4 * (REF)REAL_EPS)) return 0;
+    if (got == 0 && size < (REF)REAL_MIN * (1 + halved) * (1 + 4 * (REF)REAL_EPS)) return 0;
     const REF d = (REF)got - want;
     return (double)((d < 0 ? -d : d) / ulp(want));
 }
@@ -332,7 +352,7 @@ static void measure_one(int f, REAL x, REAL y) {
         return;
     }
     const REF want = reference(f, x);
-    const double err = is_nan(y) ? INFINITY : ulps(y, want);
+    const double err = is_nan(y) ? INFINITY : ulps(y, want, f == LOG1P_EXP);
     if (err > worst[f].max) worst[f].max = err, worst[f].at = x;
     if (!(err <= MAX_ULP)) fail(function_name[f], x, 0, 0, y, (REAL)want);
     if (f == SIGMOID) {
@@ -472,46 +492,98 @@ static void saturation(void) {
     summary("saturation", before, "");
 }
 
-static REF kind_value(int kind, REAL x) {
-    switch (kind) {
+/* Every kind, with constants that are exact in float and those that are not. */
+static const fastlstm_activation kind_case[] = {
+    {FASTLSTM_SIGMOID, 0, 0}, {FASTLSTM_TANH, 0, 0}, {FASTLSTM_IDENTITY, 0, 0}, {FASTLSTM_RELU, 0, 0}, {FASTLSTM_G1997, 0, 0},
+    {FASTLSTM_H1997, 0, 0}, {FASTLSTM_AFFINE, 1, 0}, {FASTLSTM_AFFINE, -0.7, 0.3}, {FASTLSTM_LEAKY_RELU, 0.01, 0}, {FASTLSTM_LEAKY_RELU, 3, 0},
+    {FASTLSTM_THRESHOLDED_RELU, 1, 0}, {FASTLSTM_THRESHOLDED_RELU, 0, 0}, {FASTLSTM_THRESHOLDED_RELU, -0.5, 0},
+    {FASTLSTM_SCALED_TANH, 1.7159, 0.6666}, {FASTLSTM_SCALED_TANH, -0.3, -2}, {FASTLSTM_HARD_SIGMOID, 0.2, 0.5},
+    {FASTLSTM_HARD_SIGMOID, -0.3, 0.4}, {FASTLSTM_ELU, 1, 1}, {FASTLSTM_ELU, 1.6732632, 1.0507}, {FASTLSTM_ELU, 0, 0.5},
+    {FASTLSTM_SOFTSIGN, 0, 0}, {FASTLSTM_SOFTPLUS, 0, 0}};
+enum { KIND_CASES = sizeof kind_case / sizeof *kind_case };
+
+static REF kind_value(const fastlstm_activation *f, REAL x) {
+    const REF alpha = (REAL)f->alpha, beta = (REAL)f->beta, line = s_fma((REAL)f->alpha, x, (REAL)f->beta), size = x < 0 ? -(REF)x : x;
+    switch (f->kind) {
     case FASTLSTM_SIGMOID: return reference(SIGMOID, x);
     case FASTLSTM_TANH: return reference(TANH, x);
     case FASTLSTM_RELU: return x > 0 ? x : 0;
     case FASTLSTM_G1997: return 2 * REF_TANH((REF)x / 2);
     case FASTLSTM_H1997: return REF_TANH((REF)x / 2);
+    case FASTLSTM_AFFINE: return line;
+    case FASTLSTM_LEAKY_RELU: return x > 0 ? x : alpha * x;
+    case FASTLSTM_THRESHOLDED_RELU: return x > (REAL)f->alpha ? x : 0;
+    case FASTLSTM_SCALED_TANH: return alpha * REF_TANH(beta * x);
+    case FASTLSTM_HARD_SIGMOID: return line < 0 ? 0 : line > 1 ? 1 : line;
+    case FASTLSTM_ELU: return beta * (x > 0 ? x : alpha * REF_EXPM1((REF)x));
+    case FASTLSTM_SOFTSIGN: return size > 1e31 ? x > 0 ? 1 : -1 : x / (1 + size);
+    case FASTLSTM_SOFTPLUS: return (x > 0 ? x : 0) + REF_LOG1P(REF_EXP(-size));
     default: return x;
     }
 }
 
-static REF kind_slope(int kind, REF y) {
-    switch (kind) {
+static REF kind_slope(const fastlstm_activation *f, REF y) {
+    const REF alpha = (REAL)f->alpha, beta = (REAL)f->beta, size = y < 0 ? -y : y;
+    switch (f->kind) {
     case FASTLSTM_SIGMOID: return y * (1 - y);
     case FASTLSTM_TANH: return 1 - y * y;
     case FASTLSTM_RELU: return y > 0;
     case FASTLSTM_G1997: return 1 - y * y / 4;
     case FASTLSTM_H1997: return (1 - y * y) / 2;
+    case FASTLSTM_AFFINE: return alpha;
+    case FASTLSTM_LEAKY_RELU: return y > 0 ? 1 : alpha;
+    case FASTLSTM_THRESHOLDED_RELU: return y != 0;
+    case FASTLSTM_SCALED_TANH: return beta * (alpha - y * y / alpha);
+    case FASTLSTM_HARD_SIGMOID: return y > 0 && y < 1 ? alpha : 0;
+    case FASTLSTM_ELU: return y > 0 ? beta : alpha * beta + y;
+    case FASTLSTM_SOFTSIGN: return (1 - size) * (1 - size);
+    case FASTLSTM_SOFTPLUS: return -REF_EXPM1(-y);
     default: return 1;
     }
 }
 
-static void kinds(void) {
+/* The k-th input: NaN, the infinities and zeros, then of all sizes; the same for every instruction set. */
+static REAL kind_input(int k) {
+    static const REAL ends[] = {(REAL)NAN, (REAL)INFINITY, (REAL)-INFINITY, 0, (REAL)-0.0};
+    const REAL x = uniform(k & 1 ? 2 : 100);
+    return k < 5 ? ends[k] : k % 4 == 2 ? x * (REAL)ldexp(1, (int)(rnd() % 100) - 70) : x;
+}
+
+static void kinds(int n) {
     const int before = failures;
-    for (int kind = FASTLSTM_SIGMOID; kind <= FASTLSTM_H1997; kind++) {
-        for (int k = 0; k < 2000; k++) {
+    char note[160];
+    for (int c = 0; c < KIND_CASES; c++) {
+        const fastlstm_activation *f = kind_case + c; /* scaled tanh rounds once before tanh and once after */
+        double most = 0, most_slope = 0;
+        state = 3;
+        for (int k = 0; k < n; k++) {
             REAL x[VW], y[VW], g[VW];
-            for (int i = 0; i < VW; i++) x[i] = k ? uniform(k & 1 ? 2 : 50) : (REAL)NAN;
-            v_store(y, v_activate(kind, v_load(x)));
-            v_store(g, v_activate_grad(kind, v_load(y)));
+            const fl_fpu mode = fl_fpu_enter();
+            for (int i = 0; i < VW; i++) x[i] = k < 5 ? kind_input(k) : kind_input(k * VW + i);
+            v_store(y, v_activate(f, v_load(x)));
+            v_store(g, v_activate_grad(f, v_load(y)));
+            fl_fpu_leave(mode);
             for (int i = 0; i < VW; i++) {
-                const REF value = kind_value(kind, x[i]), d = (REF)g[i] - kind_slope(kind, y[i]);
-                if (k ? !(ulps(y[i], value) <= MAX_ULP) : !is_nan(y[i]))
-                    fail("v_activate", x[i], (REAL)kind, 0, y[i], (REAL)value);
-                if (k && !((d < 0 ? -d : d) <= (REF)REAL_EPS))
-                    fail("v_activate_grad", y[i], (REAL)kind, 0, g[i], (REAL)kind_slope(kind, y[i]));
+                if (is_nan(x[i])) {
+                    if (!is_nan(y[i])) fail("v_activate keeps NaN", x[i], (REAL)f->kind, 0, y[i], x[i]);
+                    continue;
+                }
+                const REF value = kind_value(f, x[i]), d = (REF)g[i] - kind_slope(f, y[i]);
+                const double err = bits((REAL)value) == bits(y[i]) ? 0 : ulps(y[i], value, f->kind == FASTLSTM_SOFTPLUS);
+                const double err_slope = (double)((d < 0 ? -d : d) / REAL_EPS / (1 + R(fabs)((REAL)f->alpha)) / (1 + R(fabs)((REAL)f->beta)));
+                if (x[i] != x[i] + x[i] || x[i] == 0) { /* finite */
+                    if (err > most) most = err;
+                    if (err_slope > most_slope) most_slope = err_slope;
+                    if (!(err <= MAX_ULP + (f->kind == FASTLSTM_SCALED_TANH))) fail("v_activate", x[i], (REAL)f->kind, (REAL)f->alpha, y[i], (REAL)value);
+                } else if (bits(y[i]) != bits((REAL)value) && (y[i] != 0 || value != 0)) {
+                    fail("v_activate's limit", x[i], (REAL)f->kind, (REAL)f->alpha, y[i], (REAL)value);
+                }
+                if (!(err_slope <= 1)) fail("v_activate_grad", y[i], (REAL)f->kind, 0, g[i], (REAL)kind_slope(f, y[i]));
             }
         }
+        snprintf(note, sizeof note, "%d alpha %g beta %g: max %.3f ulp, slope %.3f eps", f->kind, f->alpha, f->beta, most, most_slope);
+        summary("kind", before, note);
     }
-    summary("kinds", before, "");
 }
 
 /* FNV-1a over the bytes, low ones first. NaN is left out: its sign and payload are the CPU's. */
@@ -523,13 +595,36 @@ static unsigned long long hash(int f) {
         for (int i = 0; i < BLOCK; i++) {
             const REAL any = real((BITS)rnd()), x = uniform(k % 2 ? 2 : 100);
             in[i] = k % 4 || is_nan(any) ? x : any;
-            if (f == EXP) in[i] = real(bits(in[i]) | SIGN);
+            if (f == EXP || f == EXPM1 || f == LOG1P_EXP) in[i] = real(bits(in[i]) | SIGN);
             if (f == LOG) in[i] = 2 + uniform(1);
         }
         run(f, in, out);
         for (int i = 0; i < BLOCK; i++)
             for (size_t j = 0; j < sizeof(BITS); j++)
                 h = (h ^ (uint64_t)(bits(out[i]) >> 8 * j & 255)) * 0x100000001b3u;
+    }
+    return h;
+}
+
+/* The same of all kinds and their derivatives. */
+static unsigned long long hash_kinds(void) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (int c = 0; c < KIND_CASES; c++) {
+        state = 1997;
+        for (int k = 1; k < 8192; k++) {
+            REAL x[16], y[2][16];
+            const fl_fpu mode = fl_fpu_enter();
+            for (int i = 0; i < 16; i++) x[i] = k < 5 ? kind_input(k) : kind_input(k * 16 + i);
+            for (int i = 0; i < 16; i += VW) {
+                const V v = v_activate(kind_case + c, v_load(x + i));
+                v_store(y[0] + i, v);
+                v_store(y[1] + i, v_activate_grad(kind_case + c, v));
+            }
+            fl_fpu_leave(mode);
+            for (int i = 0; i < 32; i++)
+                for (size_t j = 0; j < sizeof(BITS) && !is_nan(y[i / 16][i % 16]); j++)
+                    h = (h ^ (uint64_t)(bits(y[i / 16][i % 16]) >> 8 * j & 255)) * 0x100000001b3u;
+        }
     }
     return h;
 }
@@ -541,11 +636,11 @@ int main(int argc, char **argv) {
     fpu();
     exact();
     saturation();
-    kinds();
+    kinds(argc > 1 && !strcmp(argv[1], "--all") ? 1000000 : 20000);
     accuracy(argc > 1 && !strcmp(argv[1], "--all"));
     if (failures) printf("%d failures\n", failures);
-    printf("hash exp=%016llx\n", hash(EXP));
+    printf("hash exp=%016llx expm1=%016llx log1p_exp=%016llx\n", hash(EXP), hash(EXPM1), hash(LOG1P_EXP));
     const unsigned long long sigmoid = hash(SIGMOID), tanh_ = hash(TANH), log_ = hash(LOG);
-    printf("hash sigmoid=%016llx tanh=%016llx log=%016llx\n", sigmoid, tanh_, log_);
+    printf("hash sigmoid=%016llx tanh=%016llx log=%016llx kinds=%016llx\n", sigmoid, tanh_, log_, hash_kinds());
     return failures != 0;
 }

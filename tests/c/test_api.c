@@ -79,7 +79,7 @@ static kit kit_new(const fastlstm_engine *e, const net *m, ptrdiff_t T, ptrdiff_
     return k;
 }
 
-/* The network F has all that a learner may have; R reads in both directions, of unequal widths. */
+/* The network F has all that a learner may have; R reads in both directions, of unequal widths; G has every other kind. */
 static net net_f(void) {
     net m = {0};
     fastlstm_layer l = lstm(3, 6, 2, IFO);
@@ -100,6 +100,36 @@ static net net_r(ptrdiff_t forth, ptrdiff_t back) {
     return m;
 }
 
+static net net_g(void) {
+    net m = {0};
+    fastlstm_layer l = lstm(5, 6, 2, IFO);
+    l.proj_size = 3;
+    add(&m, recurrent(FASTLSTM_GRU, 3, 5, 1), 2);
+    add(&m, l, 2);
+    add(&m, recurrent(FASTLSTM_RNN, 3, 7, 0), 1);
+    add(&m, recurrent(FASTLSTM_GRU, 7, 4, 0), 1);
+    return m;
+}
+
+/* Layers other than an LSTM, all of which are divisible by units, in both directions. */
+static net net_u(ptrdiff_t forth, ptrdiff_t back) {
+    net m = {0};
+    fastlstm_layer l = recurrent(FASTLSTM_RNN, 3, back, 0);
+    l.reverse = 1;
+    add(&m, recurrent(FASTLSTM_GRU, 3, forth, 1), 2);
+    add(&m, l, 1);
+    add(&m, recurrent(FASTLSTM_GRU, forth + back, 2, 1), 0);
+    return m;
+}
+
+/* Whether a learner may have these layers. */
+static int traced(const net *m) {
+    int good = 1;
+    for (ptrdiff_t d = 0; d < m->n; d++)
+        good &= m->l[d].kind != FASTLSTM_GRU && m->l[d].kind != FASTLSTM_RNN && !m->l[d].proj_size && !m->l[d].reverse && !noisy(m->l + d);
+    return good;
+}
+
 static void refuse_learner(const kit *k, fastlstm_status want) {
     fastlstm_learner *m = k->learner;
     REFUSED(want, fastlstm_learner_run(m, k->T, k->x, k->classes, NULL, k->y, k->done, NULL, NULL));
@@ -117,6 +147,7 @@ static void refuse_net(const kit *k, const fastlstm_layer *l, ptrdiff_t n, fastl
     CHECK(fastlstm_packed_size(k->e, l, n) == -1 && fastlstm_forward_scratch_size(k->e, l, n, k->T, k->B) == -1);
     CHECK(fastlstm_parallel_scratch_size(k->e, l, n, k->T, k->B, 1, 0) == -1 && fastlstm_trace_size(k->e, l, n, k->B) == -1);
     CHECK(fastlstm_trace_canonical_size(l, n, k->B) == -1 && fastlstm_learner_scratch_size(k->e, l, n, k->B) == -1);
+    CHECK(fastlstm_tape_size(k->e, l, n, k->T, k->B) == -1 && fastlstm_training_scratch_size(k->e, l, n, k->T, k->B, 1) == -1);
     REFUSED(want, fastlstm_pack(k->e, l, n, k->params, k->packed));
     REFUSED(want, fastlstm_unpack(k->e, l, n, k->packed, k->params));
     REFUSED(want, fastlstm_forward(k->e, l, n, k->packed, k->batch, k->scratch, NULL, NULL));
@@ -129,29 +160,115 @@ static void refuse_net(const kit *k, const fastlstm_layer *l, ptrdiff_t n, fastl
     *k->learner = k->pupil;
 }
 
-enum { SWITCHES = 8, CLIP = SWITCHES, SIZES, OFFSETS = SIZES + 3, STATES = OFFSETS + 6, FIELDS = STATES + 3 };
+/* Fields by type. Of activations the kinds, then the constants. */
+enum { KIND, GATES, FLAGS, ACTIVATION = FLAGS + 4, STREAM = ACTIVATION + 3, SWITCHES, CLIP = SWITCHES, RATES = CLIP + 7, SIZES = RATES + 4,
+       PROJ = SIZES + 3, OFFSETS, STATES = OFFSETS + 7, FIELDS = STATES + 3 };
 #define AT(name) offsetof(fastlstm_layer, name)
 static const size_t field[FIELDS] = {
-    AT(kind), AT(gates), AT(peepholes), AT(gate_recurrence), AT(reverse), AT(gate_activation), AT(input_activation), AT(output_activation),
-    AT(clip), AT(input_size), AT(hidden_size), AT(block_size), AT(weight_ih), AT(weight_hh), AT(weight_gh), AT(bias_ih), AT(bias_hh),
-    AT(weight_peephole), AT(state_h), AT(state_c), AT(state_a)};
+    AT(kind), AT(gates), AT(peepholes), AT(gate_recurrence), AT(reverse), AT(reset_after), AT(gate_activation.kind), AT(input_activation.kind),
+    AT(output_activation.kind), AT(stream), AT(clip), AT(gate_activation.alpha), AT(gate_activation.beta), AT(input_activation.alpha),
+    AT(input_activation.beta), AT(output_activation.alpha), AT(output_activation.beta), AT(dropout), AT(recurrent_dropout), AT(zoneout_h), AT(zoneout_c), AT(input_size), AT(hidden_size), AT(block_size),
+    AT(proj_size), AT(weight_ih), AT(weight_hh), AT(weight_gh), AT(weight_hr), AT(bias_ih), AT(bias_hh), AT(weight_peephole), AT(state_h),
+    AT(state_c), AT(state_a)};
 
+static double *double_field(const fastlstm_layer *l, int j) { return (double *)(void *)((char *)l + field[j]); }
 static ptrdiff_t *size_field(const fastlstm_layer *l, int j) { return (ptrdiff_t *)(void *)((char *)l + field[j]); }
 static int32_t *switch_field(const fastlstm_layer *l, int j) { return (int32_t *)(void *)((char *)l + field[j]); }
 
 /* One field of layer d changed. */
 static void change(const kit *k, ptrdiff_t d, size_t at, double value, ptrdiff_t size, fastlstm_status want) {
     const fastlstm_layer before = k->l[d];
+    int known = 0;
     for (int j = 0; j < FIELDS; j++)
         if (field[j] == at) {
+            known = 1;
             if (j < SWITCHES) *switch_field(k->l + d, j) = (int32_t)size;
-            else if (j == CLIP) k->l[d].clip = value;
+            else if (j < SIZES) *double_field(k->l + d, j) = value;
             else *size_field(k->l + d, j) = size;
             snprintf(check_case, sizeof check_case, "layer %ld, field %d = %g or %ld", (long)d, j, value, (long)size);
         }
+    CHECK(known);
     if (want) refuse_net(k, k->l, k->n, want);
     else CHECK(fastlstm_net_check(k->l, k->n) == FASTLSTM_OK);
     k->l[d] = before;
+}
+
+/* Activations with constants, everywhere in layer d. */
+static void change_activations(const kit *k, ptrdiff_t d) {
+    enum { OK, BAD = FASTLSTM_BAD_LAYER };
+    static const struct { int kind; double alpha, beta; int want; } activations[] = {
+        {FASTLSTM_AFFINE, -1e300, 1e300, OK}, {FASTLSTM_LEAKY_RELU, 0, -1, OK}, {FASTLSTM_LEAKY_RELU, -0.0, 0, OK},
+        {FASTLSTM_LEAKY_RELU, -1e-300, 0, BAD}, {FASTLSTM_THRESHOLDED_RELU, -1, 0, OK}, {FASTLSTM_SCALED_TANH, 0, 1, BAD},
+        {FASTLSTM_SCALED_TANH, -0.0, 1, BAD}, {FASTLSTM_SCALED_TANH, -1, 0, OK}, {FASTLSTM_HARD_SIGMOID, -1, -1, OK},
+        {FASTLSTM_ELU, 0, 1, OK}, {FASTLSTM_ELU, -1, 1, BAD}, {FASTLSTM_ELU, 1, 0, BAD}, {FASTLSTM_ELU, 1, -1, BAD}};
+    const fastlstm_layer before = k->l[d];
+    for (int where = 0; where < 3; where++) {
+        fastlstm_activation *f = (fastlstm_activation *)(void *)((char *)(k->l + d) + field[ACTIVATION + where]);
+        for (ptrdiff_t j = 0; j < COUNT(activations) + ACTIVATIONS * 5; j++) {
+            static const double ends[] = {INFINITY, -INFINITY, NAN, 0, 1}; /* even of those that ignore them */
+            const ptrdiff_t n = j - COUNT(activations), kind = n / 5, needs = kind == FASTLSTM_SCALED_TANH || kind == FASTLSTM_ELU;
+            int want = n < 0 ? activations[j].want : n % 5 < 3 ? BAD : n % 5 == 3 && needs ? BAD : OK;
+            if (n < 0) *f = (fastlstm_activation){activations[j].kind, activations[j].alpha, activations[j].beta};
+            else *f = (fastlstm_activation){(int32_t)kind, n % 2 ? 1 : ends[n % 5], ends[n % 5]};
+            if (n >= 0 && n % 5 == 3) f->alpha = 0;
+            snprintf(check_case, sizeof check_case, "layer %ld, activation %d: %d %g %g", (long)d, where, f->kind, f->alpha, f->beta);
+            if (want) refuse_net(k, k->l, k->n, bad_layer);
+            else CHECK(fastlstm_net_check(k->l, k->n) == FASTLSTM_OK);
+            k->l[d] = before;
+        }
+    }
+}
+
+/* Every field of every layer changed alone. */
+static void change_all(const kit *k) {
+    const fastlstm_status bad = bad_layer;
+    for (ptrdiff_t d = 0; d < k->n; d++) {
+        const fastlstm_layer was = k->l[d];
+        const int lstm = was.kind == FASTLSTM_LSTM, recurrent = was.kind != FASTLSTM_LINEAR;
+        for (int j = 0; j < ACTIVATION; j++) { /* kind, gates and switches */
+            static const int32_t values[] = {-1, 2, 16, INT32_MAX, INT32_MIN};
+            for (ptrdiff_t v = 0; v < COUNT(values); v++)
+                if (j > GATES || (j == GATES ? lstm && values[v] != 2 : values[v] != 2)) change(k, d, field[j], 0, values[v], bad);
+        }
+        if (was.kind != FASTLSTM_GRU) change(k, d, AT(reset_after), 0, 1, bad);
+        else change(k, d, AT(reset_after), 0, !was.reset_after, FASTLSTM_OK);
+        for (int j = ACTIVATION; j < STREAM; j++)
+            for (int32_t v = 0; v < 4; v++) change(k, d, field[j], 0, v < 2 ? -1 - v : v < 3 ? ACTIVATIONS : INT32_MIN, bad);
+        change_activations(k, d);
+        for (int j = RATES; j < SIZES; j++) {
+            const double rates[] = {NAN, -1e-300, 1, INFINITY, -INFINITY, 1e300, 0.5};
+            const int may = j == RATES || (recurrent && (j < RATES + 3 || lstm));
+            for (int v = 0; v < 7 - may; v++) change(k, d, field[j], rates[v], 0, bad);
+            if (may) change(k, d, field[j], 0.5, 0, FASTLSTM_OK);
+        }
+        change(k, d, AT(stream), 0, -1, bad);
+        change(k, d, AT(stream), 0, INT32_MAX, FASTLSTM_OK);
+        for (int j = 0; j < 9; j++) change(k, d, field[SIZES + j / 3], 0, below[j % 3], bad);
+        for (int j = 1; j < 3; j++) change(k, d, AT(proj_size), 0, below[j], bad);
+        change(k, d, AT(proj_size), 0, was.proj_size ? 0 : 1, bad);
+        change(k, d, AT(proj_size), 0, was.hidden_size + 1, bad);
+        for (int j = OFFSETS; j < FIELDS; j++) {
+            const int stands = j < STATES || (j == STATES + 1 ? lstm : recurrent); /* a state that is there, or may be with other switches */
+            const int exists = *size_field(&was, j) >= 0 && stands && (j < STATES + 2 || was.gate_recurrence);
+            const int needed = exists && field[j] != AT(bias_ih) && field[j] != AT(bias_hh);
+            for (int v = 0; v < 2 && stands; v++) change(k, d, field[j], 0, v ? PTRDIFF_MIN : -2, bad);
+            if (needed) change(k, d, field[j], 0, -1, bad);
+            if (exists) change(k, d, field[j], 0, TWO31, FASTLSTM_OK);
+            for (int v = 0; exists && v < 3; v++) change(k, d, field[j], 0, beyond[v], large);
+        }
+        for (int off = -1; off <= 1; off += 2) { /* widths that do not chain, blocks that do not divide */
+            if (d) change(k, d, AT(input_size), 0, was.input_size + off, bad);
+            if (was.proj_size) change(k, d, AT(proj_size), 0, was.proj_size + off, bad);
+            else if (d + 1 < k->n) change(k, d, AT(hidden_size), 0, was.hidden_size + 2 * off, bad);
+        }
+        if (!lstm) continue;
+        const double clips[] = {NAN, 0, -0.0, -1, -INFINITY};
+        for (int v = 0; v < 5; v++) change(k, d, AT(clip), clips[v], 0, bad);
+        change(k, d, AT(clip), 5e-324, 0, FASTLSTM_OK);
+        const ptrdiff_t blocks[] = {4, 2 * was.hidden_size, TWO31}, gates[] = {15, 8, 2 | 8, 4 | 8, 6 | 8}; /* 8: coupled */
+        for (int v = 0; v < 3; v++) change(k, d, AT(block_size), 0, blocks[v], bad);
+        for (int v = 0; v < 5; v++) change(k, d, AT(gates), 0, gates[v], bad);
+    }
 }
 
 static void net_tests(const fastlstm_engine *e) {
@@ -165,39 +282,7 @@ static void net_tests(const fastlstm_engine *e) {
         refuse_net(&k, k.l, beyond[j], large);
     }
     refuse_net(&k, k.l, TWO31, large);
-    for (ptrdiff_t d = 0; d < k.n; d++) {
-        const int lstm = d < 2;
-        for (int j = 0; j < 5; j++) { /* kind, gates and switches */
-            static const int32_t values[] = {-1, 2, 16, INT32_MAX, INT32_MIN};
-            for (ptrdiff_t v = 0; v < COUNT(values); v++)
-                if (j != 1 || (lstm && values[v] != 2)) change(&k, d, field[j], 0, values[v], bad);
-        }
-        for (int j = 5; j < SWITCHES; j++) /* activations */
-            for (int32_t v = 0; v < 6; v++) {
-                change(&k, d, field[j], 0, v, FASTLSTM_OK);
-                change(&k, d, field[j], 0, v < 3 ? -1 - v : v < 5 ? 3 + v : INT32_MIN, bad);
-            }
-        for (int j = 0; j < 9; j++) change(&k, d, field[SIZES + j / 3], 0, below[j % 3], bad);
-        for (int j = OFFSETS; j < FIELDS; j++) {
-            const int exists = *size_field(k.l + d, j) >= 0 && (j < STATES || (lstm && (j < STATES + 2 || d == 0)));
-            const int needed = exists && (j < OFFSETS + 3 || j >= OFFSETS + 5);
-            for (int v = 0; v < 2 && (j < STATES || lstm); v++) change(&k, d, field[j], 0, v ? PTRDIFF_MIN : -2, bad);
-            if (needed) change(&k, d, field[j], 0, -1, bad);
-            if (exists) change(&k, d, field[j], 0, TWO31, FASTLSTM_OK);
-            for (int v = 0; exists && v < 3; v++) change(&k, d, field[j], 0, beyond[v], large);
-        }
-        for (int off = -1; off <= 1; off += 2) { /* widths that do not chain, blocks that do not divide */
-            if (d) change(&k, d, AT(input_size), 0, k.l[d].input_size + off, bad);
-            if (d < 2) change(&k, d, AT(hidden_size), 0, k.l[d].hidden_size + 2 * off, bad);
-        }
-        if (!lstm) continue;
-        const double clips[] = {NAN, 0, -0.0, -1, -INFINITY};
-        for (int v = 0; v < 5; v++) change(&k, d, AT(clip), clips[v], 0, bad);
-        change(&k, d, AT(clip), 5e-324, 0, FASTLSTM_OK);
-        const ptrdiff_t blocks[] = {4, 2 * k.l[d].hidden_size, TWO31}, gates[] = {15, 8, 2 | 8, 4 | 8, 6 | 8}; /* 8: coupled */
-        for (int v = 0; v < 3; v++) change(&k, d, AT(block_size), 0, blocks[v], bad);
-        for (int v = 0; v < 5; v++) change(&k, d, AT(gates), 0, gates[v], bad);
-    }
+    change_all(&k);
     enum { OK, BAD = FASTLSTM_BAD_LAYER, LARGE = FASTLSTM_TOO_LARGE };
     static const struct { int d; size_t at; ptrdiff_t size; int want; } changes[] = {
         {0, AT(input_size), 1, OK}, {0, AT(input_size), TWO31, OK}, {0, AT(input_size), TWO62, LARGE}, {0, AT(input_size), PTRDIFF_MAX, LARGE},
@@ -205,11 +290,32 @@ static void net_tests(const fastlstm_engine *e) {
         {0, AT(peepholes), 0, BAD}, {1, AT(peepholes), 1, BAD}, {0, AT(gate_recurrence), 0, BAD}, {1, AT(gate_recurrence), 1, BAD},
         {1, AT(weight_gh), 0, BAD}, {1, AT(weight_peephole), 0, BAD}, {0, AT(bias_ih), -1, BAD}, {0, AT(bias_hh), -1, OK},
         {1, AT(bias_ih), -1, OK}, {2, AT(bias_ih), -1, OK}, {2, AT(block_size), 2, BAD}, {2, AT(kind), FASTLSTM_LSTM, BAD},
-        {1, AT(kind), FASTLSTM_LINEAR, BAD}};
+        {1, AT(kind), FASTLSTM_LINEAR, BAD}, {0, AT(kind), FASTLSTM_GRU, BAD}, {0, AT(kind), FASTLSTM_RNN, BAD}, {1, AT(kind), FASTLSTM_GRU, OK},
+        {1, AT(kind), FASTLSTM_RNN, OK}, {2, AT(kind), FASTLSTM_GRU, BAD}, {2, AT(kind), FASTLSTM_RNN, BAD}, {1, AT(weight_hr), 0, BAD},
+        {2, AT(weight_hr), 0, BAD}};
     for (ptrdiff_t j = 0; j < COUNT(changes); j++) change(&k, changes[j].d, changes[j].at, 0, changes[j].size, (fastlstm_status)changes[j].want);
     for (int j = OFFSETS + 1; j < STATES; j++)
-        if (j != OFFSETS + 3) change(&k, 2, field[j], 0, 0, bad);
+        if (field[j] != AT(bias_ih)) change(&k, 2, field[j], 0, 0, bad);
     for (ptrdiff_t d = 0; d < 3; d++) change(&k, d, AT(reverse), 0, 1, bad);
+    memory_release(mark);
+
+    const net g = net_g();
+    const kit others = kit_new(e, &g, 4, 3, 2);
+    others.learner->scratch = others.scratch;
+    snprintf(check_case, sizeof check_case, "other kinds");
+    refuse_learner(&others, bad); /* not even in parts */
+    for (ptrdiff_t d = 0; d < 4; d++) others.learner->layers = others.l + d, others.learner->n_layers = 1, refuse_learner(&others, bad);
+    change_all(&others);
+    static const struct { int d; size_t at; ptrdiff_t size; int want; } other_changes[] = {
+        {0, AT(kind), FASTLSTM_LSTM, BAD}, {0, AT(kind), FASTLSTM_RNN, BAD}, {0, AT(kind), FASTLSTM_LINEAR, BAD}, {3, AT(kind), FASTLSTM_RNN, OK},
+        {1, AT(kind), FASTLSTM_GRU, BAD}, {2, AT(kind), FASTLSTM_GRU, OK}, {0, AT(peepholes), 1, BAD}, {2, AT(peepholes), 1, BAD},
+        {0, AT(gate_recurrence), 1, BAD}, {2, AT(gate_recurrence), 1, BAD}, {0, AT(weight_gh), 0, BAD}, {2, AT(weight_peephole), 0, BAD},
+        {0, AT(weight_hr), 0, BAD}, {1, AT(weight_hr), -1, BAD}, {0, AT(block_size), 5, BAD}, {2, AT(bias_ih), -1, OK}, {0, AT(bias_ih), -1, BAD},
+        {0, AT(gates), -1, OK}, {0, AT(state_c), -1, OK}, {2, AT(state_a), -1, OK}, {3, AT(hidden_size), 6, OK}, {3, AT(hidden_size), TWO62, LARGE},
+        {3, AT(hidden_size), PTRDIFF_MAX, LARGE}, {0, AT(input_size), TWO31, OK}, {0, AT(input_size), TWO62, LARGE}, {1, AT(hidden_size), TWO31, LARGE},
+        {1, AT(hidden_size), 8, OK}, {1, AT(hidden_size), 2, BAD}, {3, AT(reverse), 1, BAD}};
+    for (ptrdiff_t j = 0; j < COUNT(other_changes); j++)
+        change(&others, other_changes[j].d, other_changes[j].at, 0, other_changes[j].size, (fastlstm_status)other_changes[j].want);
     memory_release(mark);
 
     const kit both = kit_new(e, &r, 4, 3, 2);
@@ -285,8 +391,7 @@ static void batch_tests(const fastlstm_engine *e, const net *m) {
         REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, 1, other[j], NULL, NULL));
         CHECK(fastlstm_parallel_scratch_size(e, k.l, k.n, k.T, k.B, 1, other[j]) == -1);
     }
-    int gated = 0; /* such layers are not divided by units */
-    for (ptrdiff_t j = 0; j < k.n; j++) gated |= k.l[j].gate_recurrence;
+    const int gated = !divides(m); /* such layers are not divided by units */
     CHECK((fastlstm_parallel_scratch_size(e, k.l, k.n, k.T, k.B, 2, 1) == -1) == gated);
     if (gated) REFUSED(wrong, fastlstm_forward_parallel(e, k.l, k.n, k.packed, b, k.shared, 2, 1, NULL, NULL));
     *b = k.good;
@@ -310,6 +415,11 @@ static void learner_tests(const fastlstm_engine *e) {
     *m = k.pupil;
 #define LEARNER(name, value, want) \
     (snprintf(check_case, sizeof check_case, "learner: " #name " = " #value), m->name = (value), refuse_learner(&k, want), *m = k.pupil)
+    for (int j = RATES; j < SIZES; j++) { /* noise */
+        *double_field(k.l + 1, j) = 0.5;
+        refuse_learner(&k, bad_layer);
+        *double_field(k.l + 1, j) = 0;
+    }
     LEARNER(engine, NULL, wrong), LEARNER(layers, NULL, wrong), LEARNER(weights, NULL, wrong);
     LEARNER(traces, NULL, wrong), LEARNER(state, NULL, wrong), LEARNER(scratch, NULL, wrong);
     for (int j = 0; j < 3; j++) {
@@ -401,15 +511,13 @@ static void engine_tests(void) {
 }
 
 /* A batch run whole and in shares, each in memory of its own size; `same`: the shares' bits must be those of the whole. */
-static void check_shares(const kit *k, int same) {
+static void check_shares(const kit *k, const net *m, int same) {
     const ptrdiff_t y_bytes = k->T * k->B * k->O * (k->bits / 8), state_bytes = fastlstm_state_size(k->l, k->n, k->B) * (k->bits / 8);
     char *state = memcpy(memory_new((size_t)state_bytes), k->state, (size_t)state_bytes), *y = memory_new((size_t)y_bytes);
     const ptrdiff_t told = fastlstm_parallel_scratch_size(k->e, k->l, k->n, k->T, k->B, k->threads, 0);
     CHECK(told > 0);
     CHECK(CALL(fastlstm_forward(k->e, k->l, k->n, k->packed, k->batch, k->scratch, NULL, NULL)) == FASTLSTM_OK);
-    int gated = 0;
-    for (ptrdiff_t j = 0; j < k->n; j++) gated |= k->l[j].gate_recurrence;
-    for (int by_units = 0; by_units < 2 - gated; by_units++) {
+    for (int by_units = 0; by_units < 1 + divides(m); by_units++) {
         fastlstm_batch batch = k->good;
         const ptrdiff_t size = fastlstm_parallel_scratch_size(k->e, k->l, k->n, k->T, k->B, k->threads, by_units);
         batch.y = memset(y, 0xff, (size_t)y_bytes);
@@ -424,13 +532,13 @@ static void share_tests(void) {
     const int mark = memory_mark();
     for (ptrdiff_t B = 1; B <= 11; B += 2)
         for (int threads = 1; threads <= B; threads += 1 + threads / 2)
-            for (int n = 0; n < 4; n++) {
-                const net nets[4] = {net_f(), net_r(5, 4), net_r(1, 17), net_r(17, 1)};
+            for (int n = 0; n < 7; n++) {
+                const net nets[7] = {net_f(), net_r(5, 4), net_r(1, 17), net_r(17, 1), net_g(), net_u(5, 33), net_u(16, 1)};
                 const fastlstm_engine *e = fastlstm_engine_select(threads % 3 ? NULL : "generic", (B / 2 + n) % 2 ? 32 : 64);
                 const kit k = kit_new(e, nets + n, n + threads % 2 ? 3 : 66, B, threads);
                 snprintf(check_case, sizeof check_case, "net %d, %d shares of %ld lanes", n, threads, (long)B);
                 if (B % 3 == 0) k.batch->lengths = k.lengths;
-                check_shares(&k, 1);
+                check_shares(&k, nets + n, 1);
                 memory_release(mark);
             }
 }
@@ -444,27 +552,42 @@ static void change_any(fastlstm_layer *l) {
                                TWO31 << 22, TWO31 << 23, (TWO31 << 23) + 1, TWO31 << 25, TWO62, PTRDIFF_MAX - 1, PTRDIFF_MAX};
     const int j = (int)random_below(FIELDS);
     if (j < SWITCHES) *switch_field(l, j) = values[random_below(COUNT(values))];
-    else if (j == CLIP) l->clip = clips[random_below(COUNT(clips))];
+    else if (j < SIZES) *double_field(l, j) = clips[random_below(COUNT(clips))];
     else *size_field(l, j) = sizes[random_below(COUNT(sizes))];
 }
 
-/* What the header says of one layer; its counts in double (gates, rows, A) as far as they have a meaning. */
+/* What the header says of one activation. */
+static int unsuitable(const fastlstm_activation *f) {
+    if (f->kind < 0 || f->kind >= ACTIVATIONS || f->alpha - f->alpha != 0 || f->beta - f->beta != 0) return 1;
+    return (f->kind == FASTLSTM_LEAKY_RELU && f->alpha < 0) || (f->kind == FASTLSTM_SCALED_TANH && f->alpha == 0) ||
+           (f->kind == FASTLSTM_ELU && (f->alpha < 0 || f->beta <= 0));
+}
+
+/* And of one layer; its counts in double (gates, rows, A) as far as they have a meaning. */
 static int contradicts(const fastlstm_layer *l, double *gates, double *rows, double *A) {
     const int lstm = l->kind == FASTLSTM_LSTM, coupled = l->gates & 8, i = l->gates & 1, f = l->gates >> 1 & 1, o = l->gates >> 2 & 1;
     *gates = lstm ? i + f + o : 0;
     *A = lstm && l->block_size > 0 ? *gates * (double)(l->hidden_size / l->block_size) : 0;
-    *rows = *A + (double)l->hidden_size;
+    *rows = (l->kind == FASTLSTM_GRU ? 3 : 1) * (double)l->hidden_size + *A;
     if (!lstm || !l->gate_recurrence) *A = 0;
-    for (int j = 0; j < SWITCHES; j++)
-        if ((*switch_field(l, j) < 0 && (lstm || j != 1)) || (j >= 5 && *switch_field(l, j) > 5)) return 1;
-    for (int j = SIZES; j < OFFSETS; j++)
+    for (int j = 0; j < ACTIVATION; j++)
+        if (j == KIND ? l->kind < 0 || l->kind > 3 : j == GATES ? lstm && (l->gates < 0 || l->gates > 15) : *switch_field(l, j) < 0 || *switch_field(l, j) > 1)
+            return 1;
+    if (unsuitable(&l->gate_activation) || unsuitable(&l->input_activation) || unsuitable(&l->output_activation)) return 1;
+    for (int j = RATES; j < SIZES; j++)
+        if (!(*double_field(l, j) >= 0 && *double_field(l, j) < (j > RATES + (lstm ? 3 : l->kind == FASTLSTM_LINEAR ? 0 : 2) ? 1e-320 : 1))) return 1;
+    if (l->stream < 0) return 1;
+    for (int j = SIZES; j < PROJ; j++)
         if (*size_field(l, j) < 1) return 1;
-    if ((l->kind | l->peepholes | l->gate_recurrence | l->reverse) > 1 || l->weight_ih < 0 || l->bias_ih < -1 || l->bias_hh < -1) return 1;
-    if (!lstm) return l->block_size != 1 || l->reverse || l->peepholes || l->gate_recurrence || l->weight_hh != -1 || l->weight_gh != -1 ||
-                      l->bias_hh != -1 || l->weight_peephole != -1 || l->state_a < -1;
-    if (l->gates > 15 || (coupled && (f || !i)) || l->hidden_size % l->block_size || !(l->clip > 0)) return 1;
-    return l->weight_hh < 0 || l->weight_gh < -1 || (l->weight_gh >= 0) != (*A > 0) || l->weight_peephole < -1 || (l->bias_hh >= 0 && l->bias_ih < 0) ||
-           (l->weight_peephole >= 0) != (l->peepholes && *gates > 0) || l->state_h < 0 || l->state_c < 0 || l->state_a < (*A > 0 ? 0 : -1);
+    for (int j = OFFSETS; j < STATES; j++)
+        if (*size_field(l, j) < -1) return 1;
+    if (l->weight_ih < 0 || l->state_a < -1 || l->proj_size < 0 || (l->reset_after && l->kind != FASTLSTM_GRU)) return 1;
+    if (!lstm && (l->block_size != 1 || l->peepholes || l->gate_recurrence || l->proj_size || l->weight_gh != -1 || l->weight_hr != -1 ||
+                  l->weight_peephole != -1)) return 1;
+    if (l->kind == FASTLSTM_LINEAR) return l->reverse || l->weight_hh != -1 || l->bias_hh != -1;
+    if (lstm && ((coupled && (f || !i)) || l->hidden_size % l->block_size || !(l->clip > 0) || l->proj_size > l->hidden_size)) return 1;
+    return l->weight_hh < 0 || (l->weight_gh >= 0) != (*A > 0) || (l->weight_hr >= 0) != (l->proj_size > 0) || (l->bias_hh >= 0 && l->bias_ih < 0) ||
+           (l->weight_peephole >= 0) != (l->peepholes && *gates > 0) || l->state_h < 0 || (lstm && l->state_c < 0) || (*A > 0 && l->state_a < 0);
 }
 
 static void reach(double *most, ptrdiff_t at, double size) {
@@ -496,7 +619,7 @@ static void any_net(const kit *other) {
     const ptrdiff_t n = 1 + random_below(4), mutations = random_below(4) ? random_below(3) : random_below(12);
     const fastlstm_engine *e = fastlstm_engine_select(fastlstm_isa_name((int)random_below(isas)), random_below(2) ? 32 : 64);
     const ptrdiff_t T = random_below(8) ? 1 + random_below(4) : many[random_below(7)], B = random_below(8) ? 1 + random_below(5) : many[random_below(7)];
-    int bad = 0, reverse = 0;
+    int bad = 0;
     double gates, rows, A, params = 0, state = 0, traces = 0, load = 0;
     net m = {0};
     arrays++;
@@ -505,9 +628,12 @@ static void any_net(const kit *other) {
         fastlstm_layer l = lstm(width, H, H % 3 ? H % 2 ? 1 : 2 : 3, gate_sets[random_below(10)]);
         l.peepholes = (int32_t)random_below(2);
         l.gate_recurrence = (int32_t)random_below(2);
-        l.gate_activation = (int32_t)random_below(6);
-        if (random_below(4) == 0) l = linear(width, H, (int)random_below(6));
-        if (m.n && m.l[m.n - 1].kind == FASTLSTM_LSTM && !m.l[m.n - 1].reverse && l.kind == FASTLSTM_LSTM && random_below(4) == 0) {
+        l.gate_activation = activation((int)random_below(ACTIVATIONS));
+        if (random_below(4) == 0) l.proj_size = 1 + random_below(H);
+        if (random_below(4) == 0) l = recurrent(FASTLSTM_GRU + (int)random_below(2), width, H, 0);
+        if (l.kind == FASTLSTM_GRU) l.reset_after = (int32_t)random_below(2);
+        if (random_below(4) == 0) l = linear(width, H, (int)random_below(ACTIVATIONS));
+        if (m.n && m.l[m.n - 1].kind != FASTLSTM_LINEAR && !m.l[m.n - 1].reverse && l.kind != FASTLSTM_LINEAR && random_below(4) == 0) {
             l.input_size = m.l[m.n - 1].input_size;
             l.reverse = 1;
         }
@@ -517,18 +643,20 @@ static void any_net(const kit *other) {
     for (ptrdiff_t d = 0, width = 0; d < n && !bad; d++) {
         const fastlstm_layer *l = m.l + d;
         if ((bad = contradicts(l, &gates, &rows, &A))) break;
-        const double I = (double)l->input_size, H = (double)l->hidden_size, S = (double)l->block_size, M = (l->bias_ih >= 0) + (l->bias_hh >= 0) + I + H + A;
-        if (l->reverse) bad = !d || l[-1].reverse || l[-1].kind != FASTLSTM_LSTM || l[-1].input_size != l->input_size;
+        const ptrdiff_t out = outputs(l);
+        const double I = (double)l->input_size, H = (double)l->hidden_size, S = (double)l->block_size, P = (double)out;
+        const double M = (l->bias_ih >= 0) + (l->bias_hh >= 0) + I + P + A;
+        if (l->reverse) bad = !d || l[-1].reverse || l[-1].kind == FASTLSTM_LINEAR || l[-1].input_size != l->input_size;
         else bad = d && l->input_size != width;
-        width = l->hidden_size > TWO62 / 4 || (l->reverse && width > TWO62 / 4) ? TWO62 : l->hidden_size + (l->reverse ? width : 0);
-        reverse |= l->reverse;
-        const double sizes[] = {rows * I, rows * H, rows * A, rows, rows, gates * H};
-        for (int j = 0; j < 6; j++) reach(&params, *size_field(m.l + d, OFFSETS + j), sizes[j]);
-        load += (H / S + 16) * (3 * S + 3) * (M + S + 8) * 64;
+        width = out > TWO62 / 4 || (l->reverse && width > TWO62 / 4) ? TWO62 : out + (l->reverse ? width : 0);
+        const double sizes[] = {rows * I, rows * P, rows * A, P * H, rows, rows, gates * H};
+        for (int j = 0; j < 7; j++) reach(&params, *size_field(m.l + d, OFFSETS + j), sizes[j]);
+        load += (H / S + 16) * (3 * S + 3) * (M + H + S + 8) * 64;
         if (l->kind == FASTLSTM_LINEAR) continue;
-        for (int j = 0; j < 3; j++) reach(&state, *size_field(m.l + d, STATES + j), j < 2 ? H : A);
+        const double states[] = {P, l->kind == FASTLSTM_LSTM ? H : 0, A};
+        for (int j = 0; j < 3; j++) reach(&state, *size_field(m.l + d, STATES + j), states[j]);
         load += fmax(0, (double)l->state_a); /* must be small even if it means nothing */
-        traces += M * H * (1 + (l->gates & 1) + (l->gates >> 1 & 1)) + (l->peepholes ? 2 * S * H : 0);
+        if (l->kind == FASTLSTM_LSTM) traces += M * H * (1 + (l->gates & 1) + (l->gates >> 1 & 1)) + (l->peepholes ? 2 * S * H : 0);
     }
     const fastlstm_status status = fastlstm_net_check(m.l, n);
     snprintf(check_case, sizeof check_case, "array %ld: %ld layers, T %ld B %ld, status %d", arrays, (long)n, (long)T, (long)B, status);
@@ -556,14 +684,15 @@ static void any_net(const kit *other) {
     const int mark = memory_mark();
     kit k = kit_new(e, &m, T, B, arrays % 512 ? 1 : threads);
     runs++;
-    check_shares(&k, mutations == 0);
-    if (!reverse) check_learner(&k);
+    check_shares(&k, &m, mutations == 0);
+    if (traced(&m)) check_learner(&k);
+    else k.learner->scratch = k.scratch, refuse_learner(&k, bad_layer);
     memory_release(mark);
 }
 
 int main(void) {
     const int mark = memory_mark();
-    const net f = net_f(), r = net_r(5, 4);
+    const net f = net_f(), r = net_r(5, 4), g = net_g();
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     engine_tests();
     for (int bits = 32; bits <= 64; bits += 32) {
@@ -571,6 +700,7 @@ int main(void) {
         net_tests(e);
         batch_tests(e, &f);
         batch_tests(e, &r);
+        batch_tests(e, &g);
         learner_tests(e);
         other_tests(e);
     }

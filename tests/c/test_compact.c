@@ -1,5 +1,5 @@
-/* Compact weights: float16 against native layers with the rounded weights, int8 against its arithmetic in plain C, both bit
-   for bit, on every instruction set and however a sequence is cut into calls. */
+/* Compact weights: float16 against native layers with the rounded weights, int8 against its arithmetic in plain C (where
+   activations are exact), both bit for bit, on every instruction set and however a sequence is cut into calls. */
 #include "reference.h"
 
 enum { STEPS = 7 };
@@ -34,14 +34,8 @@ static outcome run(const net *m, const fastlstm_engine *e, const float *packed, 
                 CHECK(CALL(fastlstm_forward_parallel(e, m->l, m->n, packed, &batch, scratch, threads, way == UNITS, NULL,
                                                      NULL)) == FASTLSTM_OK);
             }
-            if (own != state) /* each array of a layer's state is (B, width) */
-                for (ptrdiff_t d = 0; d < m->n; d++) {
-                    const shape q = shape_of(m->l + d);
-                    if (q.l->kind != FASTLSTM_LSTM) continue;
-                    memcpy(state + q.l->state_h * B + b * q.H, own + q.l->state_h, (size_t)q.H * sizeof(float));
-                    memcpy(state + q.l->state_c * B + b * q.H, own + q.l->state_c, (size_t)q.H * sizeof(float));
-                    if (q.A) memcpy(state + q.l->state_a * B + b * q.A, own + q.l->state_a, (size_t)q.A * sizeof(float));
-                }
+            if (own != state)
+                copy_lanes(m, sizeof(float), state, B, b, own, 1, 0, 1);
             memory_release(mark);
         }
     return r;
@@ -72,17 +66,14 @@ static net with_format(const net *m, int weights) {
 static void check_network(const net *m, ptrdiff_t B) {
     const int begin = memory_mark();
     const float *w = random_floats(m->params, -1), *x = random_floats(STEPS * B * width_in(m), 1);
-    int recurrent_gates = 0;
-    for (ptrdiff_t d = 0; d < m->n; d++)
-        recurrent_gates |= m->l[d].gate_recurrence;
     for (int weights = FASTLSTM_FLOAT16; weights <= FASTLSTM_INT8; weights++) {
         const net compact = with_format(m, weights);
         outcome fused = {0};
         const char *isa;
         for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++) {
             const fastlstm_engine *e = fastlstm_engine_select(isa, 32);
-            sprintf(check_case, "%s weights=%d B=%d I=%d H=%d layers=%d", isa, weights, (int)B, (int)m->l[0].input_size,
-                    (int)m->l[0].hidden_size, (int)m->n);
+            sprintf(check_case, "%s weights=%d B=%d kind=%d I=%d H=%d P=%d layers=%d", isa, weights, (int)B, m->l[0].kind,
+                    (int)m->l[0].input_size, (int)m->l[0].hidden_size, (int)outputs(m->l), (int)m->n);
             float *packed = pack_floats(&compact, e, w), *rounded = real_new(32, m->params), *again;
             memset(rounded, 0, (size_t)m->params * sizeof(float));
             CHECK(fastlstm_unpack(e, compact.l, m->n, packed, rounded) == FASTLSTM_OK);
@@ -96,7 +87,7 @@ static void check_network(const net *m, ptrdiff_t B) {
             CHECK(same(whole, run(&compact, e, packed, x, STEPS, B, STEP_BY_STEP)));
             CHECK(same(whole, run(&compact, e, packed, x, STEPS, B, LANE_BY_LANE)));
             CHECK(same(whole, run(&compact, e, packed, x, STEPS, B, PREPARED)));
-            if (!recurrent_gates) CHECK(same(whole, run(&compact, e, packed, x, STEPS, B, UNITS)));
+            if (divides(m)) CHECK(same(whole, run(&compact, e, packed, x, STEPS, B, UNITS)));
             if (weights == FASTLSTM_FLOAT16) CHECK(same(whole, run(m, e, pack_floats(m, e, rounded), x, STEPS, B, WHOLE)));
             if (!is_fused(isa)) continue;
             if (fused.y) CHECK(same(whole, fused) && "instruction sets agree");
@@ -106,50 +97,127 @@ static void check_network(const net *m, ptrdiff_t B) {
     memory_release(begin);
 }
 
-/* The int8 arithmetic of a linear layer, as csrc/compact.h states it. */
-static void check_linear(ptrdiff_t I, ptrdiff_t O, ptrdiff_t B) {
+/* ---- The int8 arithmetic of csrc/compact.h in plain C ---- */
+
+/* total + what `count` sources s and a row of weights make. */
+static float byte_product(float total, const float *row, const float *s, ptrdiff_t count) {
+    union { float value; uint32_t bits; } step = {0};
+    float largest = 0, scale;
+    int32_t dot = 0;
+    int finite = 1;
+    for (ptrdiff_t k = 0; k < count; k++) {
+        finite &= isfinite(s[k]) != 0;
+        largest = fmaxf(largest, fabsf(s[k]));
+        step.value = fmaxf(step.value, fabsf(row[k]));
+    }
+    scale = !finite ? NAN : largest < 0x1p-100f ? 0 : largest / 127;
+    step.value /= 127;
+    step.bits = (step.bits + 127) / 128 * 128;
+    for (ptrdiff_t k = 0; k < count; k++)
+        if (finite && scale > 0 && step.value > 0)
+            dot += (int32_t)lrintf(row[k] / step.value) * (int32_t)lrintf(s[k] * (127 / largest));
+    const float both = scale * step.value, product = (float)dot * both;
+    return total + product;
+}
+
+static int fused; /* whether the engine's multiply-adds round once */
+
+static float multiply_add(float a, float b, float c) { return fused ? fmaf(a, b, c) : a * b + c; }
+
+/* Activations without approximations. */
+static float act(const fastlstm_activation *f, float x) {
+    const float line = multiply_add((float)f->alpha, x, (float)f->beta);
+    if (f->kind == FASTLSTM_AFFINE) return line;
+    if (f->kind == FASTLSTM_HARD_SIGMOID) return line > 1 ? 1 : line < 0 ? 0 : line;
+    return f->kind == FASTLSTM_RELU ? (x < 0 ? 0 : x) : x;
+}
+
+/* A step of one lane of a layer without peepholes and gate recurrence, blocks of one cell: h (P,) and c (H,), or y (H,). */
+static void byte_step(const shape *q, const float *w, const float *x, float *h, float *c) {
+    const fastlstm_layer *l = q->l;
+    const int mark = memory_mark(), gru = l->kind == FASTLSTM_GRU;
+    float *net = memory_new((size_t)q->rows * sizeof *net), *by_h = memory_new((size_t)q->rows * sizeof *net), *out = memory_new((size_t)q->H * sizeof *net);
+    for (ptrdiff_t row = 0; row < q->rows; row++) {
+        const int apart = gru && row >= 2 * q->H; /* a candidate's sum over h */
+        const float *w_h = w + l->weight_hh + row * q->P;
+        net[row] = q->biases ? w[l->bias_ih + row] : 0;
+        by_h[row] = apart && l->reset_after && q->biases > 1 ? w[l->bias_hh + row] : 0;
+        if (q->biases > 1 && !(apart && l->reset_after)) net[row] += w[l->bias_hh + row];
+        net[row] = byte_product(net[row], w + l->weight_ih + row * q->I, x, q->I);
+        if (apart && l->reset_after) by_h[row] = byte_product(by_h[row], w_h, h, q->P);
+        else if (q->recurrent && !apart) net[row] = byte_product(net[row], w_h, h, q->P);
+    }
+    for (ptrdiff_t u = 0; u < q->H && gru; u++) /* r h */
+        out[u] = act(&l->gate_activation, net[u]) * h[u];
+    for (ptrdiff_t u = 0; u < q->H && gru && !l->reset_after; u++) {
+        const ptrdiff_t row = 2 * q->H + u;
+        net[row] += byte_product(0, w + l->weight_hh + row * q->P, out, q->H);
+    }
+    for (ptrdiff_t u = 0; u < q->H; u++) {
+        if (gru) {
+            const float r = act(&l->gate_activation, net[u]), z = act(&l->gate_activation, net[q->H + u]), n = net[2 * q->H + u];
+            const float g = act(&l->input_activation, l->reset_after ? multiply_add(r, by_h[2 * q->H + u], n) : n);
+            h[u] = multiply_add(z, h[u] - g, g);
+        } else if (q->C) {
+            const float i = q->i ? act(&l->gate_activation, net[u]) : 1, f = q->f ? act(&l->gate_activation, net[q->row_f + u]) : 1;
+            const float o = q->o ? act(&l->gate_activation, net[q->row_o + u]) : 1, before = f * c[u];
+            c[u] = multiply_add(i, act(&l->input_activation, net[q->row_g + u]), before);
+            out[u] = o * act(&l->output_activation, c[u]);
+        } else {
+            h[u] = act(q->recurrent ? &l->input_activation : &l->output_activation, net[u]);
+        }
+    }
+    for (ptrdiff_t p = 0; p < q->P && q->C; p++)
+        h[p] = l->proj_size ? byte_product(0, w + l->weight_hr + p * q->H, out, q->H) : out[p];
+    memory_release(mark);
+}
+
+/* Some steps of one layer, bit for bit; `wild`: inputs of all sizes, and one that is large, NaN or infinite. */
+static void check_bytes(fastlstm_layer l, int biases, ptrdiff_t T, ptrdiff_t B, int wild) {
     const int begin = memory_mark();
     net m = {0};
-    add(&m, linear(I, O, FASTLSTM_IDENTITY), 1);
-    m.l[0].weights = FASTLSTM_INT8;
-    float *w = random_floats(m.params, -2), *x = random_floats(B * I, 2), *y = real_new(32, B * O);
-    x[random_below(B * I)] = random_below(3) ? 1e30f : random_below(2) ? NAN : INFINITY;
-    for (ptrdiff_t k = 0; k < I; k++)
-        x[random_below(B) * I + k] *= random_below(2) ? 1e-20f : 1;
-    for (ptrdiff_t b = 0; b < B; b++) {
-        float largest = 0, scale;
-        int finite = 1;
-        for (ptrdiff_t k = 0; k < I; k++) {
-            finite &= isfinite(x[b * I + k]) != 0;
-            largest = fmaxf(largest, fabsf(x[b * I + k]));
+    l.weights = FASTLSTM_INT8;
+    add(&m, l, biases);
+    const shape q = shape_of(m.l);
+    const ptrdiff_t n = T * B * q.P;
+    float *w = random_floats(m.params, -2), *x = random_floats(T * B * q.I, wild ? 2 : 0), *y = real_new(32, n);
+    if (wild) x[random_below(T * B * q.I)] = random_below(3) ? 1e30f : random_below(2) ? NAN : INFINITY;
+    for (ptrdiff_t k = 0; wild && k < q.I; k++)
+        x[random_below(T * B) * q.I + k] *= random_below(2) ? 1e-20f : 1;
+    for (fused = 0; fused < 2; fused++) {
+        float *h = real_new(32, q.P), *c = real_new(32, q.H);
+        for (ptrdiff_t b = 0; b < B; b++) {
+            memset(h, 0, (size_t)q.P * sizeof *h);
+            memset(c, 0, (size_t)q.H * sizeof *c);
+            for (ptrdiff_t t = 0; t < T; t++) {
+                byte_step(&q, w, x + (t * B + b) * q.I, h, c);
+                memcpy(y + (t * B + b) * q.P, h, (size_t)q.P * sizeof *h);
+            }
         }
-        scale = !finite ? NAN : largest < 0x1p-100f ? 0 : largest / 127;
-        for (ptrdiff_t j = 0; j < O; j++) {
-            const float *row = w + m.l[0].weight_ih + j * I;
-            union { float value; uint32_t bits; } step = {0};
-            int32_t dot = 0;
-            for (ptrdiff_t k = 0; k < I; k++)
-                step.value = fmaxf(step.value, fabsf(row[k]));
-            step.value /= 127;
-            step.bits = (step.bits + 127) / 128 * 128;
-            for (ptrdiff_t k = 0; k < I; k++)
-                if (finite && scale > 0 && step.value > 0)
-                    dot += (int32_t)lrintf(row[k] / step.value) * (int32_t)lrintf(x[b * I + k] * (127 / largest));
-            const float both = scale * step.value, product = (float)dot * both;
-            y[b * O + j] = w[m.l[0].bias_ih + j] + product;
+        const char *isa;
+        for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++) {
+            const fastlstm_engine *e = fastlstm_engine_select(isa, 32);
+            if (is_fused(isa) != fused) continue;
+            sprintf(check_case, "bytes %s kind=%d after=%d T=%d B=%d I=%d H=%d P=%d", isa, l.kind, l.reset_after, (int)T, (int)B, (int)q.I,
+                    (int)q.H, (int)q.P);
+            const outcome r = run(&m, e, pack_floats(&m, e, w), x, T, B, WHOLE);
+            int good = 1;
+            for (ptrdiff_t j = 0; j < n; j++)
+                good &= r.y[j] != r.y[j] ? y[j] != y[j] : r.y[j] == y[j];
+            CHECK(good);
         }
-    }
-    const char *isa;
-    for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++) {
-        const fastlstm_engine *e = fastlstm_engine_select(isa, 32);
-        sprintf(check_case, "linear %s B=%d I=%d O=%d", isa, (int)B, (int)I, (int)O);
-        const outcome r = run(&m, e, pack_floats(&m, e, w), x, 1, B, WHOLE);
-        int good = 1;
-        for (ptrdiff_t j = 0; j < B * O; j++)
-            good &= r.y[j] != r.y[j] ? y[j] != y[j] : r.y[j] == y[j];
-        CHECK(good);
     }
     memory_release(begin);
+}
+
+/* The n-th layer that these can follow exactly. */
+static fastlstm_layer exact_layer(int n, ptrdiff_t I, ptrdiff_t H) {
+    fastlstm_layer l = n % 4 == 3 ? lstm(I, H, 1, n % 8) : recurrent(n % 4 == 2 ? FASTLSTM_RNN : FASTLSTM_GRU, I, H, n % 4 == 1);
+    if (n % 4 == 3 && n % 3) l.proj_size = 1 + random_below(H);
+    l.gate_activation = activation(FASTLSTM_HARD_SIGMOID);
+    l.input_activation = activation(n % 5 < 3 ? FASTLSTM_HARD_SIGMOID : FASTLSTM_RELU);
+    l.output_activation = activation(n % 2 ? FASTLSTM_AFFINE : FASTLSTM_IDENTITY);
+    return l;
 }
 
 static void check_arguments(void) {
@@ -157,6 +225,7 @@ static void check_arguments(void) {
     const fastlstm_engine *e = fastlstm_engine_select(NULL, 32), *wide = fastlstm_engine_select(NULL, 64);
     net m = {0};
     fastlstm_layer l = lstm(3, 5, 1, IFO);
+    l.proj_size = 2;
     strcpy(check_case, "arguments");
     add(&m, l, 2);
     float *w = random_floats(m.params, 0);
@@ -170,8 +239,8 @@ static void check_arguments(void) {
         CHECK(fastlstm_pack(wide, m.l, 1, w64, packed) == FASTLSTM_BAD_LAYER);
         CHECK(fastlstm_prepare(wide, m.l, 1, packed, 1, 1, packed) == FASTLSTM_BAD_LAYER);
         CHECK(fastlstm_trace_size(e, m.l, 1, 1) == -1 && fastlstm_learner_scratch_size(e, m.l, 1, 1) == -1);
-        for (int at = 0; at < 2; at++) {
-            float *bad = w + (at ? m.l[0].weight_hh + 99 : m.l[0].weight_ih + 59);
+        for (int at = 0; at < 3; at++) {
+            float *bad = w + (at == 0 ? m.l[0].weight_ih + 59 : at == 1 ? m.l[0].weight_hh + 39 : m.l[0].weight_hr + 9);
             const float kept = *bad;
             *bad = weights == FASTLSTM_INT8 ? NAN : -65505;
             CHECK(fastlstm_pack(e, m.l, 1, w, packed) == FASTLSTM_BAD_ARGUMENT);
@@ -194,7 +263,9 @@ int main(void) {
     long cases = 0;
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     for (int n = 0; n < SIZES * 3; n++, cases++)
-        check_linear(sizes[n % SIZES], sizes[(n * 5 + n / SIZES) % SIZES], n / SIZES ? 1 + random_below(8) : 1);
+        check_bytes(linear(sizes[n % SIZES], sizes[(n * 5 + n / SIZES) % SIZES], FASTLSTM_IDENTITY), 1, 1, n / SIZES ? 1 + random_below(8) : 1, 1);
+    for (int n = 0; n < SIZES * 8; n++, cases++)
+        check_bytes(exact_layer(n, sizes[(n * 5 + 1) % SIZES], sizes[n / 8]), n / 4 % 3, 4, n % 3 ? 1 + random_below(8) : 1, 0);
     for (int n = 0; n < SIZES; n++, cases++) { /* plain cells, and a linear layer above */
         net m = {0};
         add(&m, lstm(sizes[(n * 3 + 1) % SIZES], sizes[n], 1, IFO), n % 3);
@@ -210,6 +281,13 @@ int main(void) {
         add(&m, l, n % 3);
         if (n % 4 == 0) add(&m, lstm(l.hidden_size, 9, 1, IFO), 2);
         check_network(&m, n % 5 ? 1 + random_below(7) : 1);
+    }
+    for (int n = 0; n < SIZES * 8; n++, cases++) { /* the other kinds, alone or below a layer */
+        net m = {0};
+        add(&m, another(n, sizes[(n * 3 + 1) % SIZES], sizes[n / 8]), n / 2 % 3);
+        if (n % 5 == 0) add(&m, another(n / 5, outputs(m.l), 9), 2);
+        if (n % 5 == 3) add(&m, linear(outputs(m.l), 5, FASTLSTM_SOFTPLUS), 1);
+        check_network(&m, n % 3 ? 1 + random_below(7) : 1);
     }
     check_arguments();
     fastlstm_threads_release();

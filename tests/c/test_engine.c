@@ -9,33 +9,30 @@ static void ref_forward(const task *k, double *y, double *state) {
     const double *in = k->x;
     for (ptrdiff_t d = 0; d < k->m.n;) {
         const int directions = d + 1 < k->m.n && k->m.l[d + 1].reverse ? 2 : 1;
-        const ptrdiff_t width = k->m.l[d].hidden_size + (directions == 2 ? k->m.l[d + 1].hidden_size : 0);
+        const ptrdiff_t width = outputs(k->m.l + d) + (directions == 2 ? outputs(k->m.l + d + 1) : 0);
         double *out = d + directions == k->m.n ? y : memory_zeros(k->T * B * width), *to = out;
         for (int direction = 0; direction < directions; direction++, d++) {
             const shape q = shape_of(k->m.l + d);
-            const int recurrent = q.l->kind == FASTLSTM_LSTM;
             const moment forget = moment_new(&q);
             double *s = memory_zeros(q.M);
             for (ptrdiff_t b = 0; b < B; b++) {
                 const ptrdiff_t length = k->lengths ? k->lengths[b] : k->T;
-                double *h = state + q.l->state_h * B + b * q.H, *c = state + q.l->state_c * B + b * q.H;
+                double *h = state + q.l->state_h * B + b * q.P, *c = state + q.l->state_c * B + b * q.C;
                 double *a = state + q.l->state_a * B + b * q.A;
                 for (ptrdiff_t n = 0; n < length; n++) {
                     const ptrdiff_t t = direction ? length - 1 - n : n;
                     /* An episode that starts at t + 1 ends there for who comes from behind. */
                     const ptrdiff_t start = direction ? t + 1 : t;
-                    if (recurrent && k->reset && start < length && k->reset[start * B + b]) {
-                        memset(h, 0, (size_t)q.H * sizeof *h);
-                        memset(c, 0, (size_t)q.H * sizeof *c);
+                    if (q.recurrent && k->reset && start < length && k->reset[start * B + b]) {
+                        memset(h, 0, (size_t)q.P * sizeof *h);
+                        memset(c, 0, (size_t)q.C * sizeof *c);
                         memset(a, 0, (size_t)q.A * sizeof *a);
                     }
                     gather_sources(&q, s, in + (t * B + b) * q.I, h, a);
-                    if (recurrent) ref_cell(&q, k->w, s, h, c, a, &forget);
-                    for (ptrdiff_t u = 0; u < q.H; u++)
-                        to[(t * B + b) * width + u] = recurrent ? h[u] : activate(q.l->output_activation, net_input(&q, k->w, s, u));
+                    ref_step(&q, k->w, s, to + (t * B + b) * width, h, c, a, &forget);
                 }
             }
-            to += q.H;
+            to += q.P;
         }
         in = out;
     }
@@ -127,13 +124,6 @@ static int any_reverse(const net *m) {
     return any;
 }
 
-static int any_gate_recurrence(const net *m) {
-    int any = 0;
-    for (ptrdiff_t d = 0; d < m->n; d++)
-        any |= m->l[d].gate_recurrence;
-    return any;
-}
-
 static result forward(const task *k, const fastlstm_engine *e, const void *packed, int way) {
     const int bits = fastlstm_engine_bits(e);
     const ptrdiff_t y_size = k->T * k->B * width_out(&k->m), state_size = k->m.state * k->B;
@@ -199,7 +189,7 @@ static void check_forward(const task *k) {
             CHECK(same(whole, forward(k, e, packed, LANE_BY_LANE)));
             CHECK(same(whole, forward(k, e, packed, PREPARED)));
             CHECK(same(whole, forward(k, e, packed, THREADS)));
-            if (!any_gate_recurrence(&k->m)) CHECK(same(whole, forward(k, e, packed, UNITS)));
+            if (divides(&k->m)) CHECK(same(whole, forward(k, e, packed, UNITS)));
             if (!any_reverse(&k->m)) CHECK(same(whole, forward(k, e, packed, STEP_BY_STEP)));
             CHECK(before == fnv(FNV_BEGIN, packed, bytes));
             if (!is_fused(isa)) continue;
@@ -287,12 +277,13 @@ static void check_poll(const fastlstm_engine *e) {
 
 static void forward_tests(void) {
     const ptrdiff_t hidden[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63}, lanes[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 13};
+    const ptrdiff_t others[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 257};
     const int begin = memory_mark();
     for (ptrdiff_t n = 0; n < COUNT(hidden) * COUNT(lanes); n++) { /* sizes: the plain cell, and linear layers */
         task k = {0};
         const ptrdiff_t I = input_sizes[random_below(3)], H = hidden[n / COUNT(lanes)], B = lanes[n % COUNT(lanes)];
         const int biases = (int)random_below(3);
-        if (n % 4 == 3) add(&k.m, linear(I, H + n % 3 * 70, (int)(n / 4 % 6)), biases / 2);
+        if (n % 4 == 3) add(&k.m, linear(I, H + n % 3 * 70, (int)(n / 4 % ACTIVATIONS)), biases / 2);
         else add(&k.m, lstm(I, H, 1, IFO), biases);
         fill_task(&k, step_counts[(n + n / COUNT(lanes)) % 4], B, n % 5 == 4, n % 3 == 2);
         check_forward(&k);
@@ -312,15 +303,29 @@ static void forward_tests(void) {
         if (k.B > 1 && n % 3 == 0) check_isolation(&k);
         memory_release(begin);
     }
+    for (ptrdiff_t n = 0; n < 8 * COUNT(others); n++) { /* the other kinds, alone or in both directions */
+        task k = {0};
+        const ptrdiff_t H = others[n / 8];
+        add(&k.m, another(n, input_sizes[n / 4 % 3], H), (int)(n + n / 8) % 3);
+        if (n % 5 == 1) {
+            fastlstm_layer back = another(n / 2, k.m.l[0].input_size, H);
+            back.reverse = 1;
+            add(&k.m, back, (int)n % 3);
+        }
+        fill_task(&k, H > 100 ? 3 : step_counts[n % 3], H > 100 ? 1 + n % 3 : lanes[(n + n / 8) % COUNT(lanes)], n % 3 == 1, n % 2);
+        check_forward(&k);
+        if (k.B > 1 && H < 100 && n % 3 == 0) check_isolation(&k);
+        memory_release(begin);
+    }
     for (ptrdiff_t n = 0; n < 40; n++) { /* stacks */
         task k = {0};
         for (ptrdiff_t width = input_sizes[n % 3]; k.m.n < LAYERS - 1 && (k.m.n < 2 || random_below(3)); width = width_out(&k.m)) {
-            const int kind = (int)random_below(3), biases = (int)random_below(2);
+            const int kind = (int)random_below(5), biases = (int)random_below(2);
             const ptrdiff_t some = random_below(160);
-            if (kind == 0) add(&k.m, linear(width, 1 + some % 20, (int)(some % 6)), biases);
-            else add(&k.m, varied(some, width), biases);
-            if (kind != 2) continue;
-            fastlstm_layer back = varied(some * 7 + 1, width);
+            if (kind == 0) add(&k.m, linear(width, 1 + some % 20, (int)(some % ACTIVATIONS)), biases);
+            else add(&k.m, kind < 3 ? varied(some, width) : another(some, width, 1 + random_below(20)), biases);
+            if (kind != 2 && kind != 4) continue;
+            fastlstm_layer back = random_below(2) ? varied(some * 7 + 1, width) : another(some + 1, width, 1 + random_below(20));
             back.reverse = 1;
             add(&k.m, back, 2 * biases);
         }
@@ -338,12 +343,27 @@ static void forward_tests(void) {
     }
 }
 
-/* The bits of a fixed network, on every machine with fused multiply-add: f32, f64. */
-static const uint64_t golden[2] = {0xcbce228cdcb17bdcu, 0x2385df643c728501u};
+/* The bits of two fixed networks, on every machine with fused multiply-add: f32, f64. */
+static const uint64_t golden[2][2] = {{0xcbce228cdcb17bdcu, 0x2385df643c728501u},
+                                      {0x6d2b2dc41ffc9183u, 0x3b9ad025a65de51du}};
+
+static void check_golden(const task *k, int which) {
+    for (int bits = 32; bits <= 64; bits += 32) {
+        const char *isa;
+        for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++) {
+            const fastlstm_engine *e = fastlstm_engine_select(isa, bits);
+            describe("golden", k, isa, bits);
+            const result r = forward(k, e, pack(&k->m, k->w, e), WHOLE);
+            const uint64_t hash = fnv(fnv(FNV_BEGIN, r.y, r.y_bytes), r.state, r.state_bytes);
+            printf("hash forward=%016llx f%d %s\n", (unsigned long long)hash, bits, isa);
+            if (is_fused(isa)) CHECK(hash == golden[which][bits == 64]);
+        }
+    }
+}
 
 static void golden_tests(void) {
     const int begin = memory_mark();
-    task k = {0};
+    task k = {0}, other = {0};
     fastlstm_layer l = lstm(3, 17, 1, IFO);
     random_state = 1997;
     add(&k.m, l, 2);
@@ -351,23 +371,29 @@ static void golden_tests(void) {
     add(&k.m, l, 1);
     l = lstm(34, 12, 2, IFO);
     l.peepholes = l.gate_recurrence = 1;
-    l.input_activation = FASTLSTM_G1997;
-    l.output_activation = FASTLSTM_H1997;
+    l.input_activation.kind = FASTLSTM_G1997;
+    l.output_activation.kind = FASTLSTM_H1997;
     l.clip = 1;
     add(&k.m, l, 1);
     add(&k.m, linear(12, 5, FASTLSTM_TANH), 1);
     fill_task(&k, 40, 5, 1, 1);
-    for (int bits = 32; bits <= 64; bits += 32) {
-        const char *isa;
-        for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++) {
-            const fastlstm_engine *e = fastlstm_engine_select(isa, bits);
-            describe("golden", &k, isa, bits);
-            const result r = forward(&k, e, pack(&k.m, k.w, e), WHOLE);
-            const uint64_t hash = fnv(fnv(FNV_BEGIN, r.y, r.y_bytes), r.state, r.state_bytes);
-            printf("hash forward=%016llx f%d %s\n", (unsigned long long)hash, bits, isa);
-            if (is_fused(isa)) CHECK(hash == golden[bits == 64]);
-        }
-    }
+    check_golden(&k, 0);
+    add(&other.m, recurrent(FASTLSTM_GRU, 3, 17, 1), 2);
+    l = recurrent(FASTLSTM_GRU, 3, 9, 0);
+    l.gate_activation = activation(FASTLSTM_HARD_SIGMOID);
+    l.input_activation = activation(FASTLSTM_SOFTSIGN);
+    l.reverse = 1;
+    add(&other.m, l, 2);
+    l = recurrent(FASTLSTM_RNN, 26, 16, 0);
+    l.input_activation = activation(FASTLSTM_ELU);
+    add(&other.m, l, 1);
+    l = lstm(16, 33, 1, IFO);
+    l.proj_size = 7;
+    l.output_activation = activation(FASTLSTM_SCALED_TANH);
+    add(&other.m, l, 2);
+    add(&other.m, linear(7, 5, FASTLSTM_SOFTPLUS), 1);
+    fill_task(&other, 40, 5, 1, 1);
+    check_golden(&other, 1);
     memory_release(begin);
 }
 

@@ -568,7 +568,7 @@ static void learner_tests(void) {
         fastlstm_layer l = n < 160 ? varied(n, input_sizes[n % 3]) : lstm(input_sizes[n % 3], 1 + (n - 160) * 2 % 35 + (n & 1), 1, IFO);
         if (n % 3 == 2) add(&u.k.m, lstm(input_sizes[random_below(3)], l.input_size, 1, IFO), 2);
         if (loss == FASTLSTM_BINARY_CROSS_ENTROPY && n % 3 == 0) { /* outputs in (0, 1) */
-            l.output_activation = l.gate_activation = FASTLSTM_SIGMOID;
+            l.output_activation = l.gate_activation = activation(FASTLSTM_SIGMOID);
             l.clip = 2;
             l.gates |= FASTLSTM_OUTPUT_GATE;
         }
@@ -583,8 +583,8 @@ static void learner_tests(void) {
         fastlstm_layer l = lstm(2, n % 3 == 2 ? 4 : 2, n % 3 == 2 ? 2 : 1, gate_sets[n % 10]);
         l.peepholes = n / 10 % 2;
         l.gate_recurrence = n / 20 % 2;
-        l.input_activation = n % 4 ? FASTLSTM_G1997 : FASTLSTM_IDENTITY;
-        l.output_activation = n % 4 ? FASTLSTM_H1997 : FASTLSTM_TANH;
+        l.input_activation = activation(n % 4 ? FASTLSTM_G1997 : FASTLSTM_IDENTITY);
+        l.output_activation = activation(n % 4 ? FASTLSTM_H1997 : FASTLSTM_TANH);
         add(&u.k.m, l, 2);
         add(&u.k.m, linear(l.hidden_size, 3, FASTLSTM_SIGMOID), 1);
         fill_lesson(&u, 6, 2, 1 + n % 4, 0, n & 1);

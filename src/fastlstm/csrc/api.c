@@ -543,45 +543,66 @@ ptrdiff_t fastlstm_tape_size(const fastlstm_engine *engine, const fastlstm_layer
     return size;
 }
 
-static ptrdiff_t most_threads(ptrdiff_t threads) { return threads < 1 || threads > FL_MOST_THREADS ? -1 : threads; }
+/* The scratch of either training call, in bytes: a layer's, the errors between two layers (they take turns), lists. */
+typedef struct fl_training_room {
+    ptrdiff_t errors[2], rows, order;
+    ptrdiff_t size; /* -1 if it does not fit */
+} fl_training_room;
+
+static fl_training_room training_room(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps,
+                                      ptrdiff_t lanes, int threads) {
+    const fl_training_room none = {{0, 0}, 0, 0, -1};
+    fl_training_room room = {{0, 0}, 0, 0, 0};
+    ptrdiff_t width = 0;
+    if (threads < 1 || threads > FL_MOST_THREADS || !training_fits(engine, layers, n, steps, lanes)) return none;
+    const ptrdiff_t real = engine->bits / 8, pointer = (ptrdiff_t)sizeof(ptrdiff_t);
+    for (ptrdiff_t i = 0, d; i < n; i += d) {
+        d = directions(layers + i, n - i);
+        int by_units = 0;
+        const int parts = fastlstm_divide(engine, layers + i, d, steps, lanes, threads, &by_units);
+        const ptrdiff_t forward = times(fastlstm_parallel_scratch_size(engine, layers + i, d, steps, lanes, parts, by_units), real);
+        if (forward < 0) return none;
+        room.size = FL_MAX(room.size, forward);
+        for (ptrdiff_t j = i; j < i + d; j++) {
+            const fl_back_plan plan = fl_plan_back(layers + j, lanes, engine->vw, real);
+            const ptrdiff_t back = plus(plan.own, times(plan.each, threads));
+            if (back < 0) return none;
+            room.size = FL_MAX(room.size, back);
+        }
+        if (i > 0) width = FL_MAX(width, layers[i].input_size);
+    }
+    const ptrdiff_t errors = times(times(times(steps, lanes), width), real), rows = times(times(steps, lanes), pointer);
+    if (plus(plus(room.size, times(2, errors)), plus(rows, times(lanes, pointer))) < 0) return none;
+    room.errors[0] = fl_take(&room.size, errors);
+    room.errors[1] = fl_take(&room.size, errors);
+    room.rows = fl_take(&room.size, rows);
+    room.order = fl_take(&room.size, lanes * pointer);
+    return room;
+}
 
 ptrdiff_t fastlstm_training_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps,
                                          ptrdiff_t lanes, int threads) {
-    ptrdiff_t size = 0, width = 0;
-    if (most_threads(threads) < 0 || !training_fits(engine, layers, n_layers, steps, lanes)) return -1;
-    const ptrdiff_t real = engine->bits / 8;
-    for (ptrdiff_t i = 0, d; i < n_layers; i += d) {
-        d = directions(layers + i, n_layers - i);
-        int by_units = 0;
-        const int parts = fastlstm_divide(engine, layers + i, d, steps, lanes, threads, &by_units);
-        const ptrdiff_t forward = fastlstm_parallel_scratch_size(engine, layers + i, d, steps, lanes, parts, by_units);
-        if (forward < 0) return -1;
-        size = FL_MAX(size, forward);
-        for (ptrdiff_t j = i; j < i + d; j++)
-            size = FL_MAX(size, fl_plan_back(layers + j, lanes, threads, engine->vw, real).size / real);
-        if (i > 0) width = FL_MAX(width, layers[i].input_size);
-    }
-    /* rows, order, and the errors on their way from layer to layer */
-    const ptrdiff_t lists = plus(times(times(steps, lanes), (ptrdiff_t)sizeof(ptrdiff_t)), times(lanes, (ptrdiff_t)sizeof(ptrdiff_t)));
-    const ptrdiff_t total = plus(plus(rounded(size), rounded(lists / real) + 32), times(2, rounded(times(times(steps, lanes), width))));
-    return lists < 0 || times(total, real) < 0 ? -1 : total;
+    const ptrdiff_t size = training_room(engine, layers, n_layers, steps, lanes, threads).size;
+    return size < 0 ? -1 : size / (engine->bits / 8);
 }
 
 static fastlstm_status training_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, const fastlstm_batch *batch,
-                                      const void *const *pointers, int n_pointers, int threads) {
+                                      const void *const *pointers, int n_pointers, int threads, fl_training_room *room) {
     const fastlstm_status status = whole_batch_check(engine, layers, n, batch);
     if (status) return status;
     for (int j = 0; j < n_pointers; j++)
         if (!pointers[j]) return FASTLSTM_BAD_ARGUMENT;
     if (any_compact(layers, n)) return FASTLSTM_BAD_LAYER;
-    if (most_threads(threads) < 0 || batch->starts) return FASTLSTM_BAD_ARGUMENT;
-    return fastlstm_training_scratch_size(engine, layers, n, batch->steps, batch->lanes, threads) < 0 ? FASTLSTM_TOO_LARGE : FASTLSTM_OK;
+    if (threads < 1 || threads > FL_MOST_THREADS || batch->starts) return FASTLSTM_BAD_ARGUMENT;
+    *room = training_room(engine, layers, n, batch->steps, batch->lanes, threads);
+    return room->size < 0 ? FASTLSTM_TOO_LARGE : FASTLSTM_OK;
 }
 
 fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                           const fastlstm_batch *batch, void *tape, void *scratch, int threads, fastlstm_poll poll, void *context) {
     const void *const pointers[] = {packed, tape, scratch};
-    fastlstm_status status = training_check(engine, layers, n_layers, batch, pointers, 3, threads);
+    fl_training_room room;
+    fastlstm_status status = training_check(engine, layers, n_layers, batch, pointers, 3, threads, &room);
     const ptrdiff_t real = status ? 0 : engine->bits / 8;
     fastlstm_batch one = status ? (fastlstm_batch){0} : *batch;
     char *at = (char *)tape;
@@ -636,23 +657,16 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
                                   const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
                                   void *gradient, void *scratch, int threads, fastlstm_poll poll, void *context) {
     const void *const pointers[] = {packed, state, tape, dy, dstate, gradient, scratch};
-    const fastlstm_status status = training_check(engine, layers, n_layers, batch, pointers, 7, threads);
+    fl_training_room room;
+    const fastlstm_status status = training_check(engine, layers, n_layers, batch, pointers, 7, threads, &room);
     if (status) return status;
     const ptrdiff_t real = engine->bits / 8, T = batch->steps, B = batch->lanes;
-    ptrdiff_t room = 0, width = 0, n_rows = 0;
-    for (ptrdiff_t i = 0; i < n_layers; i++) {
-        room = FL_MAX(room, fl_plan_back(layers + i, B, threads, engine->vw, real).size / real);
-        if (i > 0 && !layers[i].reverse) width = FL_MAX(width, layers[i].input_size);
-    }
-    /* The same lines as fastlstm_training_scratch_size has. */
-    char *errors[2] = {(char *)scratch + rounded(room) * real, NULL};
-    errors[1] = errors[0] + rounded(T * B * width) * real;
-    ptrdiff_t *rows = (ptrdiff_t *)(errors[1] + rounded(T * B * width) * real), *order = rows + T * B;
+    char *errors[2] = {(char *)scratch + room.errors[0], (char *)scratch + room.errors[1]};
+    ptrdiff_t *rows = (ptrdiff_t *)((char *)scratch + room.rows), *order = (ptrdiff_t *)((char *)scratch + room.order), n_rows = 0;
     for (ptrdiff_t t = 0; t < T; t++)
         for (ptrdiff_t b = 0; b < B; b++)
             if (!batch->lengths || t < batch->lengths[b]) rows[n_rows++] = t * B + b;
     if (batch->lengths) fl_sort_lanes(order, batch->lengths, B);
-    memset(gradient, 0, (size_t)(fastlstm_packed_size(engine, layers, n_layers) * real));
 
     /* From the last layer to the first; where each begins on the tape and among the weights is found by walking there. */
     const char *layer_dy = (const char *)dy;
@@ -685,8 +699,8 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
                 .x = x, .y = y + column * real, .dy = layer_dy + column * real, .dx = layer_dx,
                 .x_step = x_step, .x_lane = x_lane, .y_step = B * wide, .y_lane = wide, .dy_step = dy_step, .dy_lane = dy_lane,
                 .dx_step = dx_step, .dx_lane = dx_lane, .add_dx = j > 0, .state = state, .dstate = dstate, .tape = at,
-                .gradient = (char *)gradient + weights * real, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
-                .scratch = scratch, .plan = fl_plan_back(layers + i + j, B, threads, engine->vw, real)};
+                .gradient = gradient, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
+                .scratch = scratch, .plan = fl_plan_back(layers + i + j, B, engine->vw, real)};
             memset((char *)scratch + back.plan.zeros, 0, (size_t)(FL_MAX(q.H, q.A) * real));
             call.b = &back;
             for (call.phase = 0; call.phase < 3 && !call.stop; call.phase++)

@@ -73,39 +73,49 @@ FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL
     }
 }
 
-/* Errors of a row's net inputs that some kind of sources feeds: `n` row-vectors of each group, from net input `from` on.
-   They lie side by side (geometry.h), in the order in which a product with transposed weights reads them as its sources. */
+/* Errors of a row's net inputs that some kind of sources feeds: `n` row-vectors of each group, from net input `from` on. */
 typedef struct fl_errors {
     ptrdiff_t n, from;
 } fl_errors;
 
-/* Where row-vector j of a group lies among them, in vectors. */
-static ptrdiff_t fl_error_at(const fl_geometry *q, const fl_errors *e, ptrdiff_t group, ptrdiff_t j) {
-    return q->by_vector == 1 ? group * e->n + j : j * q->groups + group;
+/* As sources of products they are gathered: (n, J rounded up to FL_W), zero in the padding, an order that no register width
+   shapes, so that sums over them are the same on every instruction set. */
+static ptrdiff_t fl_error_units(const fl_geometry *q) { return (q->J + FL_W - 1) / FL_W * FL_W; }
+
+static void fl_gather_errors(const fl_geometry *q, const fl_errors *e, const REAL *d, REAL *to) {
+    const ptrdiff_t J = fl_error_units(q);
+    for (ptrdiff_t n = 0; n < e->n; n++, to += J) {
+        const REAL *from = d + (e->from + n) * q->by_vector * VW;
+        for (ptrdiff_t group = 0; group < q->groups; group++)
+            v_store(to + group * VW, v_load(from + fl_act_net(q, group, VW)));
+        for (ptrdiff_t j = q->groups * VW; j < J; j += VW)
+            v_store(to + j, v_zero());
+    }
 }
 
 /* Output groups [from, to) of the transposed weights of `count` sources, which begin at w in the first group's panel:
-   (group, R, VW), with the R = groups * n * VW elements of a step's errors as their sources. */
+   (group, R, VW), with the R gathered errors of a step as their sources. */
 static void fl_transpose(const fl_geometry *q, const REAL *w, const fl_errors *e, ptrdiff_t count, ptrdiff_t from, ptrdiff_t to, REAL *out) {
-    const ptrdiff_t stride = e->n * VW, R = q->groups * stride;
+    const ptrdiff_t stride = e->n * VW, J = fl_error_units(q);
     for (ptrdiff_t g = from; g < to; g++)
-        for (ptrdiff_t group = 0; group < q->groups; group++)
-            for (ptrdiff_t n = 0; n < e->n; n++) {
-                REAL *t = out + (g * R + fl_error_at(q, e, group, n) * VW) * VW;
-                for (ptrdiff_t lane = 0; lane < VW; lane++) {
-                    const ptrdiff_t k = g * VW + lane;
-                    const REAL *from_k = w + group * q->panel + k * stride + n * VW;
-                    for (ptrdiff_t j = 0; j < VW; j++)
-                        t[j * VW + lane] = k < count ? from_k[j] : 0;
-                }
+        for (ptrdiff_t n = 0; n < e->n; n++) {
+            REAL *t = out + (g * e->n + n) * J * VW;
+            for (ptrdiff_t group = 0; group < q->groups; group++, t += VW * VW) {
+                V m[VW];
+                fl_turn_load(m, w + group * q->panel + g * VW * stride + n * VW, stride, count - g * VW);
+                FL_UNROLL
+                for (int j = 0; j < VW; j++)
+                    v_store(t + j * VW, m[j]);
             }
+            fl_zero(t, (J - q->groups * VW) * VW);
+        }
 }
 
 /* A product with transposed weights, as a linear layer of its own. */
 static fl_cell fl_transposed_cell(const fl_geometry *q, const fl_errors *e, const REAL *w, ptrdiff_t outputs, fastlstm_layer *l) {
     fl_cell t;
     *l = (fastlstm_layer){.kind = FASTLSTM_LINEAR, .output_activation = {FASTLSTM_IDENTITY, 0, 0}, .clip = INFINITY, .block_size = 1,
-                          .input_size = q->groups * e->n * VW, .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
+                          .input_size = e->n * fl_error_units(q), .hidden_size = outputs, .bias_ih = -1, .bias_hh = -1};
     fl_cell_init(&t, l, w);
     return t;
 }
@@ -191,9 +201,10 @@ static void fl_back_zone(const fl_back *b, const fl_geometry *q, REAL *acts, con
     if (l->zoneout_c > 0) fl_zone_back(dc, acts + fl_act_zone_c(l, q, VW), stays_c, q->H);
 }
 
-/* The errors of the net inputs of n lanes at step t, from those of its outputs (dy, and dh of the step after); d: out. */
+/* The errors of the net inputs of n lanes at step t, from those of its outputs (dy, and dh of the step after);
+   d: out, gathered. */
 static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, const ptrdiff_t *lane, ptrdiff_t n, REAL *const *dh,
-                         const REAL **d, REAL *dc, REAL *ds, REAL *stays, REAL **to, REAL *net) {
+                         REAL *const *d, REAL *dc, REAL *ds, REAL *stays, REAL **to, REAL *net) {
     const fl_cell *cell = &v->cell;
     const fl_geometry *q = &cell->q;
     const ptrdiff_t H = q->H, P = q->P;
@@ -204,7 +215,6 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
         REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
         if (q->has_noise) fl_back_zone(b, q, acts, dy, dh[k], dc + k * H, stays + k * (P + H), stays + k * (P + H) + P);
         if (b->l->zoneout_h > 0) dy = zeros; /* it is in dh */
-        d[k] = fl_back_tail_errors(q, acts);
         to[k] = ds + k * H;
         if (projected)
             for (ptrdiff_t u = 0; u < P; u += VW)
@@ -217,14 +227,16 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
                 else fl_gru_back(cell, group, acts, fl_back_before(b, q, t, lane[k], 0), dy, dh[k], dc + k * H);
             }
     }
-    if (q->has_tail) fl_linear_rows(&v->by_tail, d, to, n, net);
+    for (ptrdiff_t k = 0; q->has_tail && k < n; k++)
+        fl_gather_errors(&v->tail.q, &v->from_tail, fl_back_tail_errors(q, fl_back_errors(b, q, t * b->batch->lanes + lane[k])), d[k]);
+    if (q->has_tail) fl_linear_rows(&v->by_tail, (const REAL *const *)d, to, n, net);
     for (ptrdiff_t k = 0; k < n; k++) {
         REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
         if (projected) fl_lstm_back_groups(cell, acts, to[k], zeros, q->A ? dh[k] + P : NULL, dc + k * H);
         else if (q->has_tail)
             for (ptrdiff_t group = 0; group < q->groups; group++)
                 fl_gru_back_reset(cell, group, acts, fl_back_source(b, q, t, lane[k], FL_H), to[k]);
-        d[k] = acts + q->shift * q->by_vector * VW;
+        fl_gather_errors(q, &v->from_h, acts, d[k]);
     }
 }
 
@@ -237,15 +249,16 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     const fl_share share = {part, parts, b->order, NULL, NULL};
     REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
     REAL *ds = (REAL *)(v->own + b->plan.ds), *noise = (REAL *)(v->own + b->plan.noise); /* a mask, then what zoneout leaves */
-    const REAL **d = (const REAL **)(v->own + b->plan.d);
     const int gathers = fl_gathers(q);
-    REAL **to = (REAL **)(v->own + b->plan.to), **to_tail = to + B;
+    const ptrdiff_t R = v->by_h.q.I, tail_R = q->has_tail ? v->by_tail.q.I : 0, apart = R > tail_R ? R : tail_R;
+    REAL **d = (REAL **)(v->own + b->plan.d), **to = (REAL **)(v->own + b->plan.to), **to_tail = to + B;
     REAL *dstate_h = (REAL *)b->dstate + b->l->state_h * all, *dstate_c = has_c ? (REAL *)b->dstate + b->l->state_c * all : NULL;
     REAL *dstate_a = A ? (REAL *)b->dstate + b->l->state_a * all : NULL;
     ptrdiff_t n = 0;
     int stop = 0;
     fl_deal_lanes(batch, &share, &work);
     for (ptrdiff_t k = 0; k < B; k++) {
+        d[k] = (REAL *)(v->own + b->plan.gathered) + k * apart;
         to[k] = dh + k * width;
         fl_copy(to[k], dstate_h + work.lane[k] * P, P);
         if (A) fl_copy(to[k] + P, dstate_a + work.lane[k] * A, A);
@@ -256,7 +269,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         const ptrdiff_t t = reverse ? batch->steps - 1 - done : done;
         n = fl_running(batch, &work, t, n);
         fl_back_step(b, v, t, work.lane, n, to, d, dc, ds, noise + P, to_tail, net);
-        if (n) fl_linear_rows(&v->by_h, d, to, n, net);
+        if (n) fl_linear_rows(&v->by_h, (const REAL *const *)d, to, n, net);
         for (ptrdiff_t k = 0; k < n; k++) {
             if (gathers) fl_add(to[k], ds + k * H, H);
             if (b->l->recurrent_dropout > 0) {
@@ -289,12 +302,14 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
     const ptrdiff_t B = b->batch->lanes, from = b->n_rows * part / parts, to = b->n_rows * (part + 1) / parts;
     const REAL *d[FL_ROWS_AHEAD];
     REAL *dx[FL_ROWS_AHEAD], *sum = (REAL *)(v->own + b->plan.sum), *net = (REAL *)(v->own + b->plan.net);
+    REAL *gathered = (REAL *)(v->own + b->plan.gathered);
     int stop = 0;
     for (ptrdiff_t at = from; at < to && !stop; at += FL_ROWS_AHEAD) {
         const ptrdiff_t n = to - at < FL_ROWS_AHEAD ? to - at : FL_ROWS_AHEAD;
         for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t row = b->rows[at + j];
-            d[j] = fl_back_errors(b, q, row);
+            d[j] = gathered + j * v->by_x.q.I;
+            fl_gather_errors(q, &v->from_x, fl_back_errors(b, q, row), gathered + j * v->by_x.q.I);
             dx[j] = b->add_dx ? sum + j * q->I : (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
         }
         fl_linear_rows(&v->by_x, d, dx, n, net);
@@ -312,54 +327,123 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
     return stop;
 }
 
-/* sum_{r < count} s[r][from + j] d[r][n], R sources by N row-vectors, added to w: one chain each from zero, like fl_chain.
-   Rows of d are `apart`. */
-FL_INLINE void fl_outer(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, const REAL *d, ptrdiff_t apart, ptrdiff_t count, int R, int N) {
+/* VW columns of the gradient of a parameter matrix, or the last `n` of it: sources [from, from + n) of one kind. */
+typedef struct fl_column {
+    REAL *w;             /* in the first row */
+    ptrdiff_t stride, n; /* between rows */
+    ptrdiff_t kind, from;
+} fl_column;
+
+typedef char fl_column_fits[sizeof(fl_column) <= FL_COLUMN_BYTES ? 1 : -1];
+
+/* w[row[j]][n] (+)= sum[j][n] where a column may end a row. */
+FL_NOINLINE void fl_outer_ends(const fl_column *w, const ptrdiff_t *row, const REAL *sum, int add, int R, int N) {
+    for (int j = 0; j < R; j++)
+        for (int n = 0; n < N; n++, sum += VW) {
+            REAL *to = w[n].w + row[j] * w[n].stride;
+            const V before = add ? fl_load_units(to, 1, w[n].n) : v_zero();
+            fl_store_units(to, v_add(before, v_load(sum)), 1, w[n].n);
+        }
+}
+
+/* w[row[j]][n] (+)= sum_{r < count} d[r][j] s[r][n] for R rows and N columns: one chain each from zero, like fl_chain.
+   s: (count, N, VW), d: (count, stride). */
+FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s, const REAL *d, ptrdiff_t stride, ptrdiff_t count, int add,
+                        int R, int N) {
+    static const REAL zeros[VW];
     V acc[FL_ROWS * FL_TILE];
+    ptrdiff_t shortest = VW;
     FL_UNROLL
     for (int j = 0; j < R * N; j++)
         acc[j] = v_zero();
-    for (ptrdiff_t r = 0; r < count; r++, d += apart) {
-        const REAL *x = s[r] + from;
-        V e[FL_TILE];
+    FL_UNROLL
+    for (int n = 0; n < N; n++) {
+        if (w[n].n < shortest) shortest = w[n].n;
+        FL_UNROLL
+        for (int j = 0; j < R; j++)
+            v_prefetch(w[n].w + row[j] * w[n].stride);
+    }
+    for (ptrdiff_t r = 0; r < count; r++, d += stride, s += N * VW) {
+        V x[FL_TILE];
         FL_UNROLL
         for (int n = 0; n < N; n++)
-            e[n] = v_load(d + n * VW);
+            x[n] = v_load(s + n * VW);
         FL_UNROLL
         for (int j = 0; j < R; j++) {
-            const V xj = v_bcast(x + j);
+            const V e = v_bcast(d + j);
             FL_UNROLL
             for (int n = 0; n < N; n++)
-                acc[j * N + n] = v_fma(xj, e[n], acc[j * N + n]);
+                acc[j * N + n] = v_fma(e, x[n], acc[j * N + n]);
         }
     }
+    if (shortest == VW) {
+        FL_UNROLL
+        for (int n = 0; n < N; n++) {
+            FL_UNROLL
+            for (int j = 0; j < R; j++) {
+                REAL *to = w[n].w + row[j] * w[n].stride;
+                v_store(to, v_add(v_load(add ? to : zeros), acc[j * N + n]));
+            }
+        }
+        return;
+    }
+    REAL sum[FL_ROWS * FL_TILE * VW];
     FL_UNROLL
-    for (int j = 0; j < R; j++) {
+    for (int j = 0; j < R * N; j++)
+        v_store(sum + j * VW, acc[j]);
+    fl_outer_ends(w, row, sum, add, R, N);
+}
+
+/* The same for any number of rows, in tiles of about equal height. */
+FL_INLINE void fl_outer_rows(const fl_column *w, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d, ptrdiff_t stride,
+                             ptrdiff_t count, int add, int N) {
+    for (ptrdiff_t tiles = (rows + FL_ROWS - 1) / FL_ROWS, R; tiles > 0; tiles--, row += R, rows -= R, d += R) {
+        R = (rows + tiles - 1) / tiles;
+        switch (R) {
+#if FL_ROWS > 3
+        case 6: fl_outer(w, row, s, d, stride, count, add, 6, N); break;
+        case 5: fl_outer(w, row, s, d, stride, count, add, 5, N); break;
+        case 4: fl_outer(w, row, s, d, stride, count, add, 4, N); break;
+#endif
+        case 3: fl_outer(w, row, s, d, stride, count, add, 3, N); break;
+        case 2: fl_outer(w, row, s, d, stride, count, add, 2, N); break;
+        default: fl_outer(w, row, s, d, stride, count, add, 1, N);
+        }
+    }
+}
+
+FL_NOINLINE void fl_outer_columns(const fl_column *w, ptrdiff_t N, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d,
+                                  ptrdiff_t stride, ptrdiff_t count, int add) {
+    switch (N) {
+    case 4: fl_outer_rows(w, row, rows, s, d, stride, count, add, 4); break;
+    case 3: fl_outer_rows(w, row, rows, s, d, stride, count, add, 3); break;
+    case 2: fl_outer_rows(w, row, rows, s, d, stride, count, add, 2); break;
+    default: fl_outer_rows(w, row, rows, s, d, stride, count, add, 1);
+    }
+}
+
+/* sum[n] = sum_{r < count} d[r][n] for N row-vectors, in one chain each. */
+FL_INLINE void fl_sum_rows(REAL *sum, const REAL *d, ptrdiff_t stride, ptrdiff_t count, int N) {
+    V acc[FL_TILE];
+    FL_UNROLL
+    for (int n = 0; n < N; n++)
+        acc[n] = v_zero();
+    for (ptrdiff_t r = 0; r < count; r++, d += stride) {
         FL_UNROLL
         for (int n = 0; n < N; n++)
-            v_store(w + j * stride + n * VW, v_add(v_load(w + j * stride + n * VW), acc[j * N + n]));
+            acc[n] = v_add(acc[n], v_load(d + n * VW));
     }
+    FL_UNROLL
+    for (int n = 0; n < N; n++)
+        v_store(sum + n * VW, acc[n]);
 }
 
-FL_INLINE void fl_outer_tiles(REAL *w, ptrdiff_t stride, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t apart, ptrdiff_t count, int N) {
-    ptrdiff_t k = 0;
-    for (; k + FL_ROWS <= sources; k += FL_ROWS)
-        fl_outer(w + k * stride, stride, s, k, d, apart, count, FL_ROWS, N);
-    for (; k < sources; k++)
-        fl_outer(w + k * stride, stride, s, k, d, apart, count, 1, N);
-}
-
-/* One kind of sources of a group, which feed G row-vectors, over a block of rows. */
-FL_NOINLINE void fl_outer_sources(REAL *w, ptrdiff_t G, const REAL *const *s, ptrdiff_t sources, const REAL *d, ptrdiff_t apart, ptrdiff_t count) {
-    switch (G) {
-    case 4: fl_outer_tiles(w, 4 * VW, s, sources, d, apart, count, 4); break;
-    case 3: fl_outer_tiles(w, 3 * VW, s, sources, d, apart, count, 3); break;
-    case 2: fl_outer_tiles(w, 2 * VW, s, sources, d, apart, count, 2); break;
-    case 1: fl_outer_tiles(w, VW, s, sources, d, apart, count, 1); break;
-    default:
-        for (ptrdiff_t n = 0; n < G; n++)
-            fl_outer_tiles(w + n * VW, G * VW, s, sources, d + n * VW, apart, count, 1);
-    }
+static void fl_sum_all_rows(REAL *sum, const REAL *d, ptrdiff_t stride, ptrdiff_t count, ptrdiff_t N) {
+    ptrdiff_t n = 0;
+    for (; n + FL_TILE <= N; n += FL_TILE)
+        fl_sum_rows(sum + n * VW, d + n * VW, stride, count, FL_TILE);
+    for (; n < N; n++)
+        fl_sum_rows(sum + n * VW, d + n * VW, stride, count, 1);
 }
 
 /* dp_i[v] = sum d_i c_v(t-1), f likewise, dp_o[v] = sum d_o c_v(t). */
@@ -376,62 +460,88 @@ static void fl_back_peepholes(const fl_cell *cell, ptrdiff_t group, const REAL *
         d += VW;
     }
 }
+/* Errors of row-vectors that sources of columns [first, end) feed, and the rows of the parameters that they belong to, (groups, n, VW). */
+typedef struct fl_feed {
+    fl_errors errors;
+    ptrdiff_t first, end;
+    ptrdiff_t *row;
+} fl_feed;
 
-/* Of the second product. */
-static int fl_back_tail_weights(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
-    const fl_geometry *q = &v->cell.q, *tail = &v->tail.q;
-    const REAL *s[FL_BLOCK];
-    REAL *d = (REAL *)(v->own + b->plan.block);
+/* The gradient of a cell's weights or, with `tail`, of those of its second product. */
+static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, int part, int parts, fl_patience *patience) {
+    const fl_cell *cell = tail ? &v->tail : &v->cell;
+    const fl_geometry *q = &cell->q, *whole = &v->cell.q;
+    const fastlstm_layer *l = cell->l;
+    const ptrdiff_t B = b->batch->lanes, apart = q->N * VW, first = q->groups * part / parts, end = q->groups * (part + 1) / parts;
+    const ptrdiff_t P = l->peepholes ? 3 * q->S * VW : 0, matrix[FL_KINDS] = {l->weight_ih, l->weight_hh, l->weight_gh};
+    const ptrdiff_t bias[2] = {l->bias_ih, l->bias_hh};
+    ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows) + (tail ? whole->groups * (whole->G + whole->G_h) * VW : 0), C = 0;
+    fl_column *column = (fl_column *)(v->own + b->plan.columns);
+    REAL *peep = (REAL *)((char *)b->scratch + b->plan.peepholes);
+    REAL *d = (REAL *)(v->own + b->plan.block), *sources = (REAL *)(v->own + b->plan.sources), *sum = (REAL *)(v->own + b->plan.bias);
     int stop = 0;
-    for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
-        const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
-        for (ptrdiff_t j = 0; j < n; j++)
-            s[j] = fl_back_errors(b, q, b->rows[at + j]) + fl_act_tail(q, VW);
-        for (ptrdiff_t group = tail->groups * part / parts; group < tail->groups * (part + 1) / parts && !stop; group++) {
-            for (ptrdiff_t j = 0; j < n; j++)
-                v_store(d + j * VW, v_load(fl_back_tail_errors(q, fl_back_errors(b, q, b->rows[at + j])) + group * VW));
-            fl_outer_sources((REAL *)b->gradient + q->tail + group * tail->panel, 1, s, tail->I, d, VW, n);
-            stop = fl_interrupted(patience, tail->panel * n);
-        }
+    if (first == end) return 0;
+    /* Columns of the inputs, then those of h and of gate activations: one feed if they all feed the same. */
+    fl_feed feed[2] = {{{q->G, 0}, 0, 0, row}, {{q->G_h, q->shift}, 0, 0, row + q->groups * q->G * VW}};
+    const int feeds = q->G == q->G_h && q->shift == 0 ? 1 : 2;
+    for (int kind = 0; kind < FL_KINDS; kind++) {
+        for (ptrdiff_t k = 0, width = fl_sources(q, kind); k < width; k += VW)
+            column[C++] = (fl_column){(REAL *)b->gradient + matrix[kind] + k, width, width - k < VW ? width - k : VW, kind, k};
+        if (kind == FL_X) feed[1].first = C;
     }
-    return stop;
-}
-
-static int fl_back_weights(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
-    const fl_geometry *q = &v->cell.q;
-    const ptrdiff_t B = b->batch->lanes, stride = q->G * VW, stride_h = q->G_h * VW, apart = q->N * VW;
-    const int recurrent = b->l->kind != FASTLSTM_LINEAR;
-    const REAL *x[FL_BLOCK], *h[FL_BLOCK], *a[FL_BLOCK], *ones[FL_BLOCK];
-    const REAL one = 1;
-    REAL *d = (REAL *)(v->own + b->plan.block);
-    int stop = 0;
-    for (ptrdiff_t j = 0; j < FL_BLOCK; j++)
-        ones[j] = &one;
+    feed[0].end = feeds == 1 ? C : feed[1].first;
+    feed[1].end = C;
+    for (int f = 0; f < feeds; f++)
+        for (ptrdiff_t group = first; group < end; group++)
+            for (ptrdiff_t n = 0; n < feed[f].errors.n; n++)
+                for (ptrdiff_t lane = 0; lane < VW; lane++)
+                    feed[f].row[(group * feed[f].errors.n + n) * VW + lane] = fl_param_row(l, q, group, lane, n, feed[f].errors.from);
+    fl_zero(peep + first * P, (end - first) * P);
     for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
         const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const ptrdiff_t t = b->rows[at + j] / B, lane = b->rows[at + j] % B;
-            x[j] = fl_back_source(b, q, t, lane, FL_X);
-            if (recurrent) h[j] = fl_back_source(b, q, t, lane, FL_H);
-            if (q->A) a[j] = fl_back_source(b, q, t, lane, FL_A);
+        for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
+            const ptrdiff_t t = b->rows[at + r] / B, lane = b->rows[at + r] % B;
+            const REAL *s[FL_KINDS] = {NULL, NULL, NULL};
+            s[FL_X] = tail ? fl_back_errors(b, whole, b->rows[at + r]) + fl_act_tail(whole, VW) : fl_back_source(b, q, t, lane, FL_X);
+            if (fl_sources(q, FL_H)) s[FL_H] = fl_back_source(b, q, t, lane, FL_H);
+            if (q->A) s[FL_A] = fl_back_source(b, q, t, lane, FL_A);
+            for (int f = 0; f < feeds; f++)
+                for (ptrdiff_t c = feed[f].first; c < feed[f].end; c += FL_TILE) {
+                    const ptrdiff_t N = feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE;
+                    REAL *to = sources + (c * FL_BLOCK + r * N) * VW;
+                    for (ptrdiff_t j = 0; j < N; j++)
+                        v_store(to + j * VW, fl_load_units(s[column[c + j].kind] + column[c + j].from, 1, column[c + j].n));
+                }
         }
-        for (ptrdiff_t group = q->groups * part / parts; group < q->groups * (part + 1) / parts && !stop; group++) {
-            REAL *w = (REAL *)b->gradient + group * q->panel;
-            const REAL *d_h = d + q->shift * VW;
-            for (ptrdiff_t j = 0; j < n; j++)
+        for (ptrdiff_t group = first; group < end && !stop; group++) {
+            const ptrdiff_t lanes = q->J - group * VW;
+            for (ptrdiff_t r = 0; r < n; r++) {
+                REAL *acts = fl_back_errors(b, whole, b->rows[at + r]);
+                const REAL *from = (tail ? fl_back_tail_errors(whole, acts) : acts) + fl_act_net(q, group, VW);
                 for (ptrdiff_t m = 0; m < q->N; m++)
-                    v_store(d + j * apart + m * VW, v_load(fl_back_errors(b, q, b->rows[at + j]) + fl_act_net(q, group, VW) + m * q->by_vector * VW));
-            for (ptrdiff_t k = 0; k < q->biases; k++, w += stride) /* each gets the same gradient */
-                fl_outer_sources(w, q->G, ones, 1, k ? d + q->bias_shift * VW : d, apart, n);
-            fl_outer_sources(w, q->G, x, q->I, d, apart, n);
-            w += q->I * stride;
-            if (recurrent) fl_outer_sources(w, q->G_h, h, q->P, d_h, apart, n);
-            if (q->A) fl_outer_sources(w + q->P * stride_h, q->G_h, a, q->A, d_h, apart, n);
-            for (ptrdiff_t j = 0; b->l->peepholes && j < n; j++)
-                fl_back_peepholes(&v->cell, group, fl_back_errors(b, q, b->rows[at + j]), (REAL *)b->gradient + q->peephole + group * 3 * q->S * VW);
+                    v_store(d + r * apart + m * VW, v_load(from + m * q->by_vector * VW));
+            }
+            if (q->biases) fl_sum_all_rows(sum, d, apart, n, q->N);
+            for (ptrdiff_t k = 0; k < q->biases; k++) {
+                const fl_feed *f = feed + (k && q->bias_shift);
+                REAL *w = (REAL *)b->gradient + bias[k];
+                for (ptrdiff_t j = 0; j < q->G * VW; j++) {
+                    const ptrdiff_t to = f->row[group * q->G * VW + j];
+                    if (to >= 0) w[to] = (at > 0 ? w[to] : 0) + sum[f->errors.from * VW + j];
+                }
+            }
+            /* Errors of all row-vectors lie side by side, but for padding between them. */
+            for (int f = 0; f < feeds; f++)
+                for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE)
+                    for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
+                        fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
+                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, at > 0);
+            for (ptrdiff_t r = 0; P && r < n; r++)
+                fl_back_peepholes(cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);
         }
     }
+    if (P) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 1);
     return stop;
 }
 
@@ -453,8 +563,8 @@ static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlst
         stop = recurrent ? part < b->batch->lanes && fl_back_time(b, &v, part, parts < b->batch->lanes ? parts : (int)b->batch->lanes, &patience)
                          : fl_back_linear(b, &v, part, parts);
     } else {
-        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, part, parts, &patience) ||
-               (q->has_tail && fl_back_tail_weights(b, &v, part, parts, &patience));
+        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, 0, part, parts, &patience) ||
+               (q->has_tail && fl_back_weights(b, &v, 1, part, parts, &patience));
     }
     fl_fpu_leave(patience.mode);
     return stop;

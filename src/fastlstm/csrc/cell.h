@@ -49,8 +49,8 @@ static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w) 
 
 /* Panels in a tile that starts with this group. */
 static ptrdiff_t fl_panels(const fl_cell *cell, ptrdiff_t group) {
-    const ptrdiff_t P = fl_tile_groups(&cell->q);
-    return cell->end - group >= P ? P : 1;
+    const ptrdiff_t P = fl_tile_groups(&cell->q), left = cell->end - group;
+    return left < P ? left : P;
 }
 
 /* Products of one kind of sources, which start at t->w. */

@@ -7,9 +7,9 @@
 
 /* Scratch of the backward pass, in bytes (scratch.h): what threads share, then for each from `own` on, `each` apart. */
 typedef struct fl_back_plan {
-    ptrdiff_t by_h, by_x, by_tail, zeros;                      /* transposed weights, shared */
-    ptrdiff_t own, each, size;
-    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, sum, block; /* in each */
+    ptrdiff_t by_h, by_x, by_tail, zeros, net_rows, peepholes; /* shared, the first three transposed weights */
+    ptrdiff_t own, each;
+    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, gathered, sum, block, bias, columns, sources; /* in each */
 } fl_back_plan;
 
 /* The backward pass of one layer and direction (backward.h). Row (t, b) of an array lies at t * step + b * lane. */
@@ -23,7 +23,7 @@ typedef struct fl_back {
     int add_dx;                  /* this direction's errors of the inputs are added to what is there */
     const void *state;           /* of the network before the first step */
     void *dstate;                /* of the network: error of the last state -> of the first */
-    void *tape, *gradient;       /* this layer's; the gradient is added to, packed */
+    void *tape, *gradient;       /* this layer's; of the network, as its parameters lie */
     const ptrdiff_t *rows;       /* (n_rows,) valid t * lanes + b */
     ptrdiff_t n_rows;
     const ptrdiff_t *order;      /* lanes by falling length, or NULL */

@@ -15,29 +15,71 @@ static ptrdiff_t fl_param_row(const fastlstm_layer *l, const fl_geometry *q, ptr
     return n * q->J + j;
 }
 
+/* m[j][k] <-> m[k][j] */
+FL_INLINE void fl_turn(V *m) {
+    FL_UNROLL
+    for (int width = VW; width > 1; width /= 2) {
+        V t[VW];
+        FL_UNROLL
+        for (int j = 0; j < VW / 2; j++) {
+            t[2 * j] = v_zip_low(m[j], m[j + VW / 2]);
+            t[2 * j + 1] = v_zip_high(m[j], m[j + VW / 2]);
+        }
+        FL_UNROLL
+        for (int j = 0; j < VW; j++)
+            m[j] = t[j];
+    }
+}
+
+FL_INLINE V fl_load_first(const REAL *p, ptrdiff_t n) { return n >= VW ? v_load(p) : v_load_n(p, (int)n); }
+
+/* Turns rows of length n, at most VW, into n columns of a panel, which are `stride` apart; an absent row is zero. */
+FL_NOINLINE void fl_turn_in(const REAL *const *row, ptrdiff_t from, ptrdiff_t n, REAL *to, ptrdiff_t stride) {
+    V m[VW];
+    FL_UNROLL
+    for (int j = 0; j < VW; j++)
+        m[j] = row[j] ? fl_load_first(row[j] + from, n) : v_zero();
+    fl_turn(m);
+    FL_UNROLL
+    for (int k = 0; k < VW; k++)
+        if (k < n) v_store(to + k * stride, m[k]);
+}
+
+/* And back; columns from n on are zero. */
+FL_INLINE void fl_turn_load(V *m, const REAL *panel, ptrdiff_t stride, ptrdiff_t n) {
+    FL_UNROLL
+    for (int k = 0; k < VW; k++)
+        m[k] = k < n ? v_load(panel + k * stride) : v_zero();
+    fl_turn(m);
+}
+
+FL_NOINLINE void fl_turn_out(REAL *const *row, ptrdiff_t from, ptrdiff_t n, const REAL *panel, ptrdiff_t stride) {
+    V m[VW];
+    fl_turn_load(m, panel, stride, n);
+    FL_UNROLL
+    for (int j = 0; j < VW; j++) {
+        if (row[j] && n >= VW) v_store(row[j] + from, m[j]);
+        else if (row[j]) v_store_n(row[j] + from, m[j], (int)n);
+    }
+}
+
 /* Copies between one kind of sources, `count` columns of a parameter matrix from offset `at`, and a group's weights of G
-   row-vectors, the first of which feeds net input `first`. In tiles, so that the vectors that lanes write to in turn stay in
-   cache. */
+   row-vectors, the first of which feeds net input `first`. */
 FL_NOINLINE void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *weights, int back,
                             ptrdiff_t at, ptrdiff_t count, ptrdiff_t G, ptrdiff_t first) {
-    enum { TILE = 64 };
     const ptrdiff_t stride = G * VW;
-    for (ptrdiff_t from = 0; from < count; from += TILE) {
-        const ptrdiff_t to = from + TILE < count ? from + TILE : count;
-        for (ptrdiff_t n = 0; n < G; n++)
-            for (ptrdiff_t lane = 0; lane < VW; lane++) {
-                const ptrdiff_t row = fl_param_row(l, q, group, lane, n, first);
-                REAL *w = weights + from * stride + n * VW + lane, *p = params + at + row * count;
-                if (row >= 0 && back)
-                    for (ptrdiff_t k = from; k < to; k++, w += stride)
-                        p[k] = *w;
-                else if (row >= 0)
-                    for (ptrdiff_t k = from; k < to; k++, w += stride)
-                        *w = p[k];
-                else if (!back)
-                    for (ptrdiff_t k = from; k < to; k++, w += stride)
-                        *w = 0;
-            }
+    for (ptrdiff_t n = 0; n < G; n++) {
+        REAL *row[VW];
+        for (ptrdiff_t lane = 0; lane < VW; lane++) {
+            const ptrdiff_t r = fl_param_row(l, q, group, lane, n, first);
+            row[lane] = r < 0 ? NULL : params + at + r * count;
+        }
+        for (ptrdiff_t k = 0; k < count; k += VW) {
+            REAL *w = weights + k * stride + n * VW;
+            const ptrdiff_t some = count - k < VW ? count - k : VW;
+            if (back) fl_turn_out(row, k, some, w, stride);
+            else fl_turn_in((const REAL *const *)row, k, some, w, stride);
+        }
     }
 }
 
@@ -52,9 +94,11 @@ static ptrdiff_t fl_peephole_offset(const fastlstm_layer *l, const fl_geometry *
     return l->weight_peephole + row * q->H + j * q->S + v;
 }
 
-/* A layer's peephole weights, which are floats in every format. */
-static void fl_copy_peepholes(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *w, int back) {
-    for (ptrdiff_t group = 0; group < (l->peepholes ? q->groups : 0); group++)
+/* The peephole weights of groups [first, end), which are floats in every format; w: those of all groups. */
+static void fl_copy_peepholes(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *w, ptrdiff_t first, ptrdiff_t end, int back) {
+    if (!l->peepholes) return;
+    w += first * 3 * q->S * VW;
+    for (ptrdiff_t group = first; group < end; group++)
         for (ptrdiff_t gate = 0; gate < 3; gate++)
             for (ptrdiff_t v = 0; v < q->S; v++)
                 for (ptrdiff_t lane = 0; lane < VW; lane++, w++) {
@@ -91,7 +135,7 @@ FL_NOINLINE void fl_copy_packed(const fastlstm_layer *layers, ptrdiff_t n_layers
         const fl_geometry q = fl_layer_geometry(l, VW);
         if (l->weights != FASTLSTM_NATIVE) fl_copy_compact_layer(l, &q, params, packed, back);
         else fl_copy_layer(l, &q, params, packed, back);
-        fl_copy_peepholes(l, &q, params, packed + q.peephole, back);
+        fl_copy_peepholes(l, &q, params, packed + q.peephole, 0, q.groups, back);
         if (q.has_tail) {
             const fastlstm_layer tail = fl_tail_layer(l);
             fl_copy_packed(&tail, 1, params, packed + q.tail, back);

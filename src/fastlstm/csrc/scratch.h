@@ -12,11 +12,12 @@
 /* The same, at most, of lanes that take a step together: some tens of milliseconds. */
 #define FL_STEP_WORK 1000000000
 
-/* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h; checked there). */
+/* At least the sizes of what the engines keep in scratch memory (forward.h, lstm.h, learn.h, backward.h; checked there). */
 #define FL_RUNNER_BYTES 512
 #define FL_CELL_BYTES 512
 #define FL_LEARN_LAYER_BYTES 640
 #define FL_LEARN_WORK_BYTES 128
+#define FL_COLUMN_BYTES 40
 /* How many pointers a fl_row has (cell.h). */
 enum { FL_ROW_POINTERS = 5 };
 
@@ -143,17 +144,27 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     return p;
 }
 
+#define FL_LARGER(a, b) ((a) > (b) ? (a) : (b))
+
 /* Of the backward pass of one layer and direction: what threads share, and what each has, `lanes` at most. */
-static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, int threads, ptrdiff_t vw, ptrdiff_t real) {
+static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t vw, ptrdiff_t real) {
     fl_back_plan p = {0};
     const fl_geometry q = fl_layer_geometry(l, vw);
-    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), R = q.groups * vw, rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
+    const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *), rows = lanes > FL_ROWS_AHEAD ? lanes : FL_ROWS_AHEAD;
     const ptrdiff_t recurrent = l->kind != FASTLSTM_LINEAR, zeros = q.H > q.A ? q.H : q.A;
-    const ptrdiff_t tail_rows = q.has_tail ? (q.P + vw - 1) / vw * vw : 0;
+    /* Units as sources of a product (fl_gather_errors in backward.h), of a step and of its second product. */
+    const ptrdiff_t wide = 64 / real, R = (q.J + wide - 1) / wide * wide, tail_R = q.has_tail ? (q.P + wide - 1) / wide * wide : 0;
+    const ptrdiff_t most = FL_LARGER(FL_LARGER(q.G, q.G_h) * R, tail_R);
+    ptrdiff_t columns = q.has_tail ? (q.H + vw - 1) / vw : 0, own_columns = 0;
+    for (int kind = 0; kind < FL_KINDS; kind++)
+        own_columns += (fl_sources(&q, kind) + vw - 1) / vw;
+    columns = FL_LARGER(columns, own_columns);
     p.by_h = fl_take(&p.own, recurrent * (q.P + q.A + vw - 1) / vw * vw * q.G_h * R * real);
     p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * q.G * R * real);
-    p.by_tail = fl_take(&p.own, (q.H + vw - 1) / vw * vw * tail_rows * real);
+    p.by_tail = fl_take(&p.own, (q.H + vw - 1) / vw * vw * tail_R * real);
     p.zeros = fl_take(&p.own, zeros * real);
+    p.net_rows = fl_take(&p.own, (q.groups * (q.G + q.G_h) * vw + tail_R) * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.peepholes = fl_take(&p.own, l->peepholes * q.groups * 3 * q.S * vw * real);
     p.lane = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.each, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.d = fl_take(&p.each, lanes * pointer);
@@ -163,9 +174,12 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.ds = fl_take(&p.each, q.has_tail * lanes * q.H * real);
     p.noise = fl_take(&p.each, q.has_noise * ((lanes + 1) * (q.P + q.H) + q.I) * real);
     p.net = fl_take(&p.each, FL_TILE * rows * vw * real);
+    p.gathered = fl_take(&p.each, rows * most * real);
     p.sum = fl_take(&p.each, l->reverse * FL_ROWS_AHEAD * q.I * real);
     p.block = fl_take(&p.each, FL_BLOCK * q.N * vw * real);
-    p.size = p.own + p.each * threads;
+    p.bias = fl_take(&p.each, q.N * vw * real);
+    p.columns = fl_take(&p.each, columns * FL_COLUMN_BYTES);
+    p.sources = fl_take(&p.each, FL_BLOCK * columns * vw * real);
     return p;
 }
 

@@ -14,13 +14,17 @@
    Largest error in ulp, by tests/c/test_activation --all: f32 every bit pattern against double libm, f64
    6.7 million values against long double libm. Without fma the bounds below hold as well.
 
-                  exp     sigmoid  tanh    log
-     f32          1.05    2.45     1.99    1.97
-     f64          1.04    2.39     2.14    1.89
+                  exp     sigmoid  tanh    log     exp - 1  log(1 + exp)
+     f32          1.05    2.45     1.99    1.97    0.99     2.80
+     f64          1.04    2.39     2.14    1.89    1.22     2.71
+
+   Of the kinds made from these, by the same test on 8 million values each (4 million in double): scaled tanh 3.5 (4.1 without
+   fma), which has the rounding of beta x in it, ELU 2.2, softplus 2.8, softsign 1.5; the others round once or not at all.
 
    sigmoid(0) = 0.5, tanh(+-0) = +-0, tanh(x) = x for tiny x; beyond FL_EXP_END exp and sigmoid are exactly
    0 and 1 (no result of theirs is subnormal, whatever the mode of the FPU), tanh is exactly +-1 beyond
-   FL_TANH_END; infinities give the limits and NaN gives NaN. Instruction sets with fma agree bit for bit. */
+   FL_TANH_END; log(1 + exp) is 0 a little before exp is. Infinities give the limits (but alpha = 0 times infinity is NaN)
+   and NaN gives NaN. Instruction sets with fma agree bit for bit. */
 #ifndef FL_ACTIVATION_H
 #define FL_ACTIVATION_H
 

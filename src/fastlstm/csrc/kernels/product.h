@@ -105,6 +105,8 @@ FL_NOINLINE void fl_add_block(const fl_tile *t, const REAL *const *s, ptrdiff_t 
     case 8 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 1, 2); break;
     case 16 + 2: fl_block_rows(t, 2 * VW, s, from, n, rows, next, 2, 2); break;
     case 32 + 1: fl_block_rows(t, VW, s, from, n, rows, next, 4, 1); break;
+    case 24 + 1: fl_block_rows(t, VW, s, from, n, rows, next, 3, 1); break;
+    case 16 + 1: fl_block_rows(t, VW, s, from, n, rows, next, 2, 1); break;
     default: fl_block_rows(t, t->stride, s, from, n, rows, next, 1, 1);
     }
 }

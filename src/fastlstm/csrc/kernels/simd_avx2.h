@@ -12,6 +12,7 @@
    v_copysign             vandps, vandnps, vorps       ...pd
    v_lt, v_select         vcmpps, vblendvps            vcmppd, vblendvpd
    v_pow2                 vpslld, vpaddd               vpsllq, vpaddq
+   v_zip_low, v_zip_high  vunpck*ps, vperm2f128        vunpck*pd, vperm2f128
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
@@ -28,7 +29,8 @@
    vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
-   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
+   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -84,6 +86,8 @@ FL_INLINE V v_pow2(V r) {
     return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_slli_epi64(_mm256_castpd_si256(r), 52),
                                                 _mm256_set1_epi64x(1023LL << 52)));
 }
+FL_INLINE V v_zip_low(V a, V b) { return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x20); }
+FL_INLINE V v_zip_high(V a, V b) { return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x31); }
 
 #else
 
@@ -121,6 +125,8 @@ FL_INLINE V v_pow2(V r) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(r), 23),
                                                 _mm256_set1_epi32(127 << 23)));
 }
+FL_INLINE V v_zip_low(V a, V b) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20); }
+FL_INLINE V v_zip_high(V a, V b) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31); }
 
 /* Every processor with AVX2 has F16C. */
 FL_INLINE V v_load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }

@@ -12,6 +12,7 @@
    v_copysign             vpternlogd                   vpternlogq
    v_lt, v_select         vcmpps k, vblendmps          vcmppd k, vblendmpd
    v_pow2                 vpslld, vpaddd               vpsllq, vpaddq
+   v_zip_low, v_zip_high  vpermt2ps                    vpermt2pd
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
@@ -28,7 +29,8 @@
    vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
-   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
+   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -83,6 +85,12 @@ FL_INLINE V v_pow2(V r) {
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(_mm512_castpd_si512(r), 52),
                                                 _mm512_set1_epi64(1023LL << 52)));
 }
+FL_INLINE V v_zip_low(V a, V b) {
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
+}
+FL_INLINE V v_zip_high(V a, V b) {
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
+}
 
 #else
 
@@ -119,6 +127,12 @@ FL_INLINE V v_select(VM m, V a, V b) { return _mm512_mask_blend_ps(m, b, a); }
 FL_INLINE V v_pow2(V r) {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(r), 23),
                                                 _mm512_set1_epi32(127 << 23)));
+}
+FL_INLINE V v_zip_low(V a, V b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+FL_INLINE V v_zip_high(V a, V b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
 }
 
 FL_INLINE V v_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

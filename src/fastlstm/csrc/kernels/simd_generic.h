@@ -9,7 +9,8 @@
    vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
-   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
+   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -71,6 +72,8 @@ FL_INLINE V v_copysign(V magnitude, V sign) {
 }
 FL_INLINE V v_abs(V a) { return v_copysign(a, v_zero()); }
 FL_INLINE V v_pow2(V r) { return (V)(((v_bits)r << 52) + ((uint64_t)1023 << 52)); }
+FL_INLINE V v_zip_low(V a, V b) { return (V){a[0], b[0]}; }
+FL_INLINE V v_zip_high(V a, V b) { return (V){a[1], b[1]}; }
 
 #else
 
@@ -119,6 +122,8 @@ FL_INLINE V v_copysign(V magnitude, V sign) {
 }
 FL_INLINE V v_abs(V a) { return v_copysign(a, v_zero()); }
 FL_INLINE V v_pow2(V r) { return (V)(((v_bits)r << 23) + ((uint32_t)127 << 23)); }
+FL_INLINE V v_zip_low(V a, V b) { return (V){a[0], b[0], a[1], b[1]}; }
+FL_INLINE V v_zip_high(V a, V b) { return (V){a[2], b[2], a[3], b[3]}; }
 
 FL_INLINE V v_load_half(const uint16_t *p) {
     const v_bits h = {p[0], p[1], p[2], p[3]}, size = h & 0x7fff, sign = (h & 0x8000) << 16;

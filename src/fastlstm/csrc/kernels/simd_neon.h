@@ -12,6 +12,7 @@
    v_copysign             bsl                          bsl
    v_lt, v_select         fcmgt, bsl                   fcmgt, bsl
    v_pow2                 shl, add 4s                  shl, add 2d
+   v_zip_low, v_zip_high  zip1, zip2 4s                zip1, zip2 2d
 
    Compact weights, f32 alone:
    v_load_half            ldr d, fcvtl
@@ -29,7 +30,8 @@
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros; fmax and
    fmin would give NaN, and would order the zeros.
-   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number. */
+   v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -87,6 +89,8 @@ FL_INLINE V v_select(VM m, V a, V b) { return vbslq_f64(m, a, b); }
 FL_INLINE V v_pow2(V r) {
     return vreinterpretq_f64_s64(vaddq_s64(vshlq_n_s64(vreinterpretq_s64_f64(r), 52), vdupq_n_s64(1023LL << 52)));
 }
+FL_INLINE V v_zip_low(V a, V b) { return vzip1q_f64(a, b); }
+FL_INLINE V v_zip_high(V a, V b) { return vzip2q_f64(a, b); }
 
 #else
 
@@ -129,6 +133,8 @@ FL_INLINE V v_select(VM m, V a, V b) { return vbslq_f32(m, a, b); }
 FL_INLINE V v_pow2(V r) {
     return vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(r), 23), vdupq_n_s32(127 << 23)));
 }
+FL_INLINE V v_zip_low(V a, V b) { return vzip1q_f32(a, b); }
+FL_INLINE V v_zip_high(V a, V b) { return vzip2q_f32(a, b); }
 
 FL_INLINE V v_load_half(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 
