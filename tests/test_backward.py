@@ -230,8 +230,29 @@ def test_gradients_add_up_and_arguments_are_checked():
     assert_same_bits(layer.grad, once)
     layer.forward(x)[2](y)
     assert_same_bits(layer.grad, once + once)
-    with pytest.raises((ValueError, TypeError), match="x"):
-        layer.forward([x[:, 0], x[:3, 1]])
+    with pytest.raises((ValueError, TypeError), match=r"x\[1\]"):
+        layer.forward([x[:, 0], x[:3, 1, :1]])
+    with pytest.raises(ValueError, match="state"):
+        fl.Linear(2, 3).forward(x)[2](np.ones((T, B, 3), np.float32), (y, y))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_list_of_sequences(batch_first):
+    layer = fl.GRU(2, 3, batch_first=batch_first, dtype="float64", seed=0)
+    xs, dh = [numbers((n, 2), n) for n in LENGTHS], numbers((1, B, 3), 8)
+    ys, h, backward = layer.forward(xs)
+    assert_same_bits((ys, h), layer(xs))
+    for bad in (ys[:-1], ys[0], [ys[0][:1], *ys[1:]]):
+        with pytest.raises((ValueError, TypeError), match="dy"):
+            backward(bad)
+    dxs, dfirst = backward(ys, dh)
+    wanted, layer.grad[:] = layer.grad.copy(), 0
+    for b, x in enumerate(xs):
+        y, _, backward = layer.forward(x)
+        dx, d = backward(y, dh[:, b])
+        np.testing.assert_allclose(dxs[b], dx, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(dfirst[:, b], d[:, 0], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(layer.grad, wanted, rtol=1e-12)
 
 
 def test_a_nan_stays_in_its_lane():

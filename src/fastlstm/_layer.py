@@ -303,8 +303,7 @@ class Layer:
         Parameters
         ----------
         x, state, lengths, reset
-            As in a call of the layer; x is an array (pad sequences of different lengths). It must not change before
-            `backward` has been called.
+            As in a call of the layer. x must not change before `backward` has been called.
 
         Returns
         -------
@@ -315,8 +314,8 @@ class Layer:
             ``dx, dstate = backward(dy, dstate=None)`` adds the gradient of the parameters to `grad`: the full
             gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
             beyond the lengths), dstate that with respect to the returned state; dx and the returned dstate are those
-            of x and of the initial state. It can be called once; until then about 7 H numbers are kept for each step,
-            lane and layer. The layer keeps this memory for its next call.
+            of x and of the initial state. Where x is a list, so are y, dy and dx. It can be called once; until then
+            about 7 H numbers are kept for each step, lane and layer. The layer keeps this memory for its next call.
 
         Examples
         --------
@@ -328,6 +327,8 @@ class Layer:
         >>> dx.shape, layer.grad.size
         ((5, 3, 2), 128)
         """
+        if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
+            return self._forward_ragged(x, state, lengths, reset)
         x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
         y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
         tape = _core.Tape(self._network, self._weights(), x, flat, lengths, reset, batch_first)
@@ -338,7 +339,7 @@ class Layer:
             error = as_input(dy, "dy", self.dtype, (y.shape[0], y.shape[2]) if single else y.shape)
             d_flat = np.zeros_like(flat)
             if dstate is not None:
-                self._fill_state(d_flat, len(flat) // self._network.n_state, dstate)
+                self._fill_state(d_flat, x.shape[0 if batch_first else 1], dstate)
             dx = np.empty_like(x)
             gradient = tape.backward(error.reshape(y.shape), dx, d_flat)
             grad = self.grad
@@ -346,6 +347,33 @@ class Layer:
             return (dx[:, 0] if single else dx), self._state_of(d_flat)
 
         return (y[:, 0] if single else y), self._state_of(flat), backward
+
+    def _forward_ragged(self, sequences, state, lengths, reset):
+        """A list of sequences, padded: what is saved for the gradient has a row for each step and lane."""
+        arrays = self._sequences(sequences, lengths)
+        lengths = np.array([len(a) for a in arrays])
+        order = slice(None, None, -1) if self.batch_first else slice(None)  # of an index (step, lane)
+
+        def padded(arrays):
+            whole = np.zeros((*(int(lengths.max()), len(arrays))[order], arrays[0].shape[1]), self.dtype)
+            for b, array in enumerate(arrays):
+                whole[(slice(len(array)), b)[order]] = array
+            return whole
+
+        def split(whole):
+            return [whole[(slice(n), b)[order]] for b, n in enumerate(lengths)]
+
+        y, state, backward = self.forward(padded(arrays), state, lengths, reset)
+
+        def backward_ragged(dy, dstate=None):
+            if not isinstance(dy, (list, tuple)) or len(dy) != len(lengths):
+                raise TypeError(f"dy must be a list of {len(lengths)} arrays, as y is")
+            shape = self._network.output_size
+            errors = [as_input(d, f"dy[{b}]", self.dtype, (int(lengths[b]), shape)) for b, d in enumerate(dy)]
+            dx, dstate = backward(padded(errors), dstate)
+            return split(dx), dstate
+
+        return split(y), state, backward_ragged
 
     def _rng_state(self):
         """Where the draws of dropout and zoneout stand, in a form that JSON holds; None if there are none."""
@@ -357,9 +385,7 @@ class Layer:
 
     def _call_ragged(self, sequences, state, lengths, reset):
         """A list of sequences: they lie one after the other, without padding."""
-        if lengths is not None:
-            raise ValueError("lengths must be None when x is a list of sequences: they have their own")
-        arrays = [as_input(x, f"x[{b}]", self.dtype, (-1, self._network.input_size)) for b, x in enumerate(sequences)]
+        arrays = self._sequences(sequences, lengths)
         lengths = np.array([len(a) for a in arrays], np.int64)
         ends = np.cumsum(lengths)
         if reset is not None:
@@ -370,6 +396,12 @@ class Layer:
         y = np.empty((ends[-1], self._network.output_size), self.dtype)
         self._network.forward(self._weights(), np.concatenate(arrays), y, flat, lengths, reset, starts=ends - lengths)
         return np.split(y, ends[:-1]), self._wrap_state(self._state_views(flat, len(arrays)))
+
+    def _sequences(self, sequences, lengths):
+        """A list of sequences, checked."""
+        if lengths is not None:
+            raise ValueError("lengths must be None when x is a list of sequences: they have their own")
+        return [as_input(x, f"x[{b}]", self.dtype, (-1, self._network.input_size)) for b, x in enumerate(sequences)]
 
     @staticmethod
     def _lengths(lengths, lanes, steps):
