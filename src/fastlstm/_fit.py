@@ -114,7 +114,9 @@ def fit(
         The loss or the gradient has become NaN or infinite. The message names epoch and step; the network has the
         weights before that step, and the checkpoint is an earlier one.
 
-    Notes ----- The loss of an epoch is the mean over all its targets, each counted once, whatever the batches ("sse":
+    Notes
+    -----
+    The loss of an epoch is the mean over all its targets, each counted once, whatever the batches ("sse":
     the sum divided by the number of steps or sequences with a target).
 
     The bits of the result depend on data, options and seed alone, not on the number of threads, nor on when and how

@@ -88,7 +88,9 @@ class EarlyStopping:
     best, best_epoch : float, int
         The best value, and in which epoch (from 0) it was reached; None before the first.
 
-    Notes ----- The network has the weights of the best epoch after `fit`, also when all epochs were run; after Ctrl-C,
+    Notes
+    -----
+    The network has the weights of the best epoch after `fit`, also when all epochs were run; after Ctrl-C,
     it has those of the last update.
 
     Examples

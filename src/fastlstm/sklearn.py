@@ -168,11 +168,11 @@ class _SequenceEstimator(BaseEstimator):
         if self.standardize:
             self._mean, self._scale = steps.mean(0), steps.std(0)
             self._scale[self._scale < 1e-12 * np.maximum(abs(self._mean), 1e-300)] = 1  # a constant channel
-        options = {"bidirectional": self.bidirectional} | ({"dropout": self.dropout} if self.dropout else {})
+        options = {"bidirectional": self.bidirectional, "dropout": self.dropout}
         first, second, third = seed.randint(2**31 - 1, size=3).tolist()
         cells = CELLS[self.cell](self._channels, self.hidden_size, self.num_layers, seed=first, **options)
         width = self.hidden_size * (2 if self.bidirectional else 1)
-        self.net_ = fl.Sequential(cells, fl.Linear(width, outputs, seed=second))
+        self.net_ = fl.Sequential(cells, fl.Linear(width, outputs, dropout=self.dropout, seed=second))
         rule = OPTIMIZERS[self.optimizer]
         optimizer = rule(self.net_, self.lr, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
         self.history_ = fl.fit(
@@ -223,7 +223,7 @@ _PARAMETERS = """
     weight_decay, clip_norm : float
         As in `fastlstm.AdamW`; clip_norm may be None.
     dropout : float
-        Between layers.
+        Of the outputs of each layer, in training.
     standardize : bool
         Subtract each channel's mean and divide by its standard deviation, over all steps of the training data.
     table : "series" or "step"
