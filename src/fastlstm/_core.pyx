@@ -312,7 +312,9 @@ cdef class Network:
         return Network, (self.specs, self.dtype)
 
     def pack(self, params):
-        packed = self.pool.take(WEIGHTS, self.n_packed, self.dtype)
+        # Compact segments have gaps between them, which nobody writes.
+        compact = any([spec.get("weights") for spec in self.specs])
+        packed = aligned(self.n_packed, self.dtype) if compact else self.pool.take(WEIGHTS, self.n_packed, self.dtype)
         check(fastlstm_pack(self.engine, self.layers, self.n_layers, data(params), data(packed)))
         return packed
 
