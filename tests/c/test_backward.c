@@ -175,6 +175,18 @@ int main(void) {
         check_backward(&k);
         memory_release(begin);
     }
+    for (ptrdiff_t n = 0; n < 8; n++) { /* work enough for several threads */
+        task k = {0};
+        fastlstm_layer back = another(n + 1, 17, 65), forth = another(n, 17, 65 + n);
+        back.reverse = 1;
+        if (n % 4 == 3) forth = lstm(17, 66, 1 + n % 3, IFO);
+        if (n > 5) forth.zoneout_h = forth.recurrent_dropout = 0.25;
+        add(&k.m, forth, 2);
+        if (n % 2) add(&k.m, back, 1);
+        fill_task(&k, 40, 2 + n % 2 * 5, n % 3 == 1, n % 2);
+        check_backward(&k);
+        memory_release(begin);
+    }
     task k = {0};
     fastlstm_layer l = lstm(17, 12, 2, IFO);
     random_state = 1997;
