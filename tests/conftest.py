@@ -136,7 +136,8 @@ def with_weights(layer, seed=0, scale=0.6):
 def map_state(function, state):
     """A state of the same form, each array replaced by function(array)."""
     if isinstance(state, State):
-        return State([function(a) for a in state], function(state.gates))
+        gates = function(state.gates)
+        return State([function(a) for a in state], gates)
     if isinstance(state, (list, tuple)):
         return type(state)(map_state(function, part) for part in state)
     return function(state)
