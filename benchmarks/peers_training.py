@@ -1,6 +1,6 @@
 """Training beside PyTorch: `python benchmarks/peers_training.py [--threads N] [--only REGEX] [--out DIR]`.
 
-Backpropagation through time in float32: forward, backward and the gradients of all weights and of the inputs; and
+Backpropagation through time in float32: forward, backward and the gradients of all weights, not of the inputs; and
 whole steps of a character language model, with loss and optimizer. Same weights, same data, same number of threads;
 gradients are compared before anything is timed. Both take turns in one process as in `peers.py`, whose rounds and
 limits these are. Peak memory is that of fresh processes, one for each engine and workload.
@@ -111,7 +111,7 @@ def own_call(problem):
             layer.zero_grad()
             layer._parameters.changed()  # as after an optimizer's step: weights are packed anew
             _, _, backward = layer.forward(problem.x)
-            backward(problem.dy)
+            backward(problem.dy, need_dx=False)
             return layer.gradients
 
         return call
@@ -123,7 +123,7 @@ def own_call(problem):
         net.zero_grad()
         y, _, backward = net.forward(problem.x)
         _, dy = loss(y, problem.targets)
-        backward(dy)
+        backward(dy, need_dx=False)
         optimizer.step()
         return layer.gradients
 
@@ -142,12 +142,10 @@ def pytorch_call(problem):
 
     x = torch.from_numpy(problem.x)
     if not work.classes:
-        x.requires_grad_()
         dy = torch.from_numpy(problem.dy)
 
         def call():
             net.zero_grad()
-            x.grad = None
             y, _ = net(x)
             y.backward(dy)
             return gradients

@@ -29,7 +29,7 @@ class Step:
     def gradient(self):
         self.layer._parameters.changed()
         y, _, backward = self.layer.forward(self.x)
-        backward(y)
+        backward(y, need_dx=False)
 
 
 class Gradient(Step):
@@ -88,7 +88,7 @@ class CharacterModel:
         self.net.zero_grad()
         y, _, backward = self.net.forward(self.x)
         _, dy = fl.losses.cross_entropy(y, self.targets)
-        backward(dy)
+        backward(dy, need_dx=False)
         self.optimizer.step()
 
 
@@ -104,4 +104,4 @@ class TrainingMemory:
     def peakmem_gradient(self, steps):
         for _ in range(2):
             y, _, backward = self.layer.forward(self.x)
-            backward(y)
+            backward(y, need_dx=False)

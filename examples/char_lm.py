@@ -119,7 +119,7 @@ def train_network(net, one_hot, text, held_out, updates):
         y, state, backward = net.forward(one_hot[x], state)
         _, dy = fl.losses.cross_entropy(y, following)
         net.zero_grad()
-        backward(dy)
+        backward(dy, need_dx=False)
         optimizer.lr = schedule(k)
         optimizer.step()
         seconds += time.perf_counter() - began

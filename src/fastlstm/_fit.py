@@ -300,7 +300,7 @@ class _Run:
             raise FloatingPointError(f"the loss is {value} {where}")
         if dy is not None:
             self.net.zero_grad()
-            backward(dy)
+            backward(dy, need_dx=False)
             gradient = self.net.grad
             with np.errstate(all="ignore"):
                 finite = np.isfinite(gradient.sum()) or np.isfinite(gradient).all()

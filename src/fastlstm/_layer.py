@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from fastlstm import _core
-from fastlstm._checks import as_anything, as_choice, as_input, as_mask, as_size, listed, ndim_of, shown
+from fastlstm._checks import as_anything, as_choice, as_flag, as_input, as_mask, as_size, listed, ndim_of, shown
 from fastlstm._stream import Stream
 
 COMPACT = {"float16": (1, 65504.0), "int8": (2, 2.0**126)}  # stored weights: format and largest element
@@ -311,11 +311,12 @@ class Layer:
             As from a call: the same bits, unless a layer has dropout or zoneout. These are drawn anew in each call of
             this function, from the layer's `seed` on; a call of the layer itself has none.
         backward : callable
-            ``dx, dstate = backward(dy, dstate=None)`` adds the gradient of the parameters to `grad`: the full
-            gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
+            ``dx, dstate = backward(dy, dstate=None, need_dx=True)`` adds the gradient of the parameters to `grad`: the
+            full gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
             beyond the lengths), dstate that with respect to the returned state; dx and the returned dstate are those
-            of x and of the initial state. Where x is a list, so are y, dy and dx. It can be called once; until then
-            about 7 H numbers are kept for each step, lane and layer. The layer keeps this memory for its next call.
+            of x and of the initial state. Where x is a list, so are y, dy and dx. With ``need_dx=False`` dx is None,
+            and its product is not made. It can be called once; until then about 7 H numbers are kept for each step,
+            lane and layer. The layer keeps this memory for its next call.
 
         Examples
         --------
@@ -335,16 +336,16 @@ class Layer:
         tape.seed(0 if self._draws is None else int(self._draws.integers(2**64, dtype=np.uint64)))
         tape.forward(y, flat)
 
-        def backward(dy, dstate=None):
+        def backward(dy, dstate=None, need_dx=True):
             error = as_input(dy, "dy", self.dtype, (y.shape[0], y.shape[2]) if single else y.shape)
             d_flat = np.zeros_like(flat)
             if dstate is not None:
                 self._fill_state(d_flat, x.shape[0 if batch_first else 1], dstate)
-            dx = np.empty_like(x)
+            dx = np.empty_like(x) if as_flag(need_dx, "need_dx") else None
             gradient = tape.backward(error.reshape(y.shape), dx, d_flat)
             grad = self.grad
             grad += gradient
-            return (dx[:, 0] if single else dx), self._state_of(d_flat)
+            return (dx[:, 0] if single and need_dx else dx), self._state_of(d_flat)
 
         return (y[:, 0] if single else y), self._state_of(flat), backward
 
@@ -365,13 +366,13 @@ class Layer:
 
         y, state, backward = self.forward(padded(arrays), state, lengths, reset)
 
-        def backward_ragged(dy, dstate=None):
+        def backward_ragged(dy, dstate=None, need_dx=True):
             if not isinstance(dy, (list, tuple)) or len(dy) != len(lengths):
                 raise TypeError(f"dy must be a list of {len(lengths)} arrays, as y is")
             shape = self._network.output_size
             errors = [as_input(d, f"dy[{b}]", self.dtype, (int(lengths[b]), shape)) for b, d in enumerate(dy)]
-            dx, dstate = backward(padded(errors), dstate)
-            return split(dx), dstate
+            dx, dstate = backward(padded(errors), dstate, need_dx)
+            return (split(dx) if need_dx else None), dstate
 
         return split(y), state, backward_ragged
 
