@@ -284,7 +284,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
                 fl_zero(to[k], width);
                 fl_zero(dc + k * H, H);
             }
-        stop = fl_interrupted(patience, (v->by_h.q.packed + q->has_tail * v->by_tail.q.packed) * n);
+        stop = fl_interrupted(patience, (v->by_h.q.packed + (q->has_tail ? v->by_tail.q.packed : 0)) * n);
     }
     for (ptrdiff_t k = 0; k < B; k++) {
         fl_copy(dstate_h + work.lane[k] * P, to[k], P);
