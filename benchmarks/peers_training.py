@@ -21,9 +21,11 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-from peers import Effort, Engine, cell, find_limits, machine, measure, number, once, ratios, table, times_of, versions
 
 import fastlstm as fl
+
+sys.path.insert(0, str(Path(__file__).parent))  # asv imports every module here, from elsewhere
+from peers import Effort, Engine, cell, find_limits, machine, measure, number, once, ratios, table, times_of, versions  # noqa: E402
 
 # ---- what is measured -----------------------------------------------------------------------------------------
 
