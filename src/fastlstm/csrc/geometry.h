@@ -172,8 +172,7 @@ static inline ptrdiff_t fl_tile_groups(const fl_geometry *q) { return q->G < FL_
 /* What a step saves for the gradient: the net inputs' activations, later their errors; what is kept of the cells,
    [group][kept][S][VW]; the sources of the second product, (H,); with a projection, the errors of its outputs, (P,); inputs
    and h as dropout leaves them, and where h and c stay by zoneout, each if there is any.
-   Errors of a GRU lie vector by vector, [N][group][VW], so that those that inputs feed, and those that h feeds, lie side
-   by side; all others [group][N][VW]. */
+   Errors of a GRU lie vector by vector, [N][group][VW]; all others [group][N][VW]. */
 static inline ptrdiff_t fl_act_net(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) { return group * q->by_group * vw; }
 static inline ptrdiff_t fl_act_cell(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) {
     return (q->groups * q->N + group * q->kept * q->S) * vw;
