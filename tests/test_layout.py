@@ -28,11 +28,11 @@ FORBIDDEN_CALLS = r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|get
 
 # From the bottom up: a module imports only from rungs below its own; None stands for every module not named.
 # Those, and the programs on the last rung, may know one another. Programs use what users use.
-PROGRAMS = {"__main__", "_demo", "sklearn"}
+PROGRAMS = {"__main__", "_demo", "experiments", "sklearn"}
 RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layer"}, {"_layers"}, None, {"__init__"}, PROGRAMS]
 PEERS = {RUNGS.index(None), len(RUNGS) - 1}
 OPTIONAL = {"torch", "onnx", "onnxruntime", "keras", "tensorflow", "sklearn", "river", "matplotlib", "tqdm", "scipy",
-            "pandas", "safetensors", "h5py"}  # fmt: skip
+            "pandas", "safetensors", "h5py", "joblib", "hmmlearn"}  # fmt: skip
 
 BUDGET = {"_core.pyx": 700, "_core_train.pxi": 250, "_core_tape.pxi": 120, "api.c": 950, "fastlstm.h": 350}
 BUDGET_OTHERS = 800

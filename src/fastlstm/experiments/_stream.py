@@ -103,7 +103,7 @@ class StreamTask(Task):
                 best = max(best, result, key=lambda figures: figures["length"])
                 if result["perfect"] == self.tests:
                     found["perfect"] = {"sequences": done} | result
-            if progress:
-                progress(done, length)
+            if progress and progress(done, length):
+                break
         result = {"success": bool(found), "sequences": done, "steps": steps, "milestones": found}
         return result | {"best length": best["length"], "curve": curve.points()}, learner

@@ -257,7 +257,7 @@ class Task:
         rng : numpy.random.Generator
         most : int
         progress : callable, optional
-            Called with the number of sequences and the mean error of the latest ones.
+            Called with the number of sequences and the mean error of the latest ones; training ends if it returns true.
 
         Returns
         -------
@@ -300,9 +300,7 @@ class Task:
                     done, steps, learner = done - n + stop, steps - int(batch.lengths[stop:].sum()), then
             if window:
                 rights, means = rights[1 - window :], means[1 - window :]
-            if progress:
-                progress(done, float(mean.mean()))
-            if not np.isfinite(mean).all():  # it has diverged
+            if not np.isfinite(mean).all() or (progress and progress(done, float(mean.mean()))):  # or it has diverged
                 break
         result = {"success": not left, "sequences": done, "steps": steps, "milestones": found}
         if left:

@@ -112,7 +112,7 @@ class LongLag(Task):
     distractors: int = 50  # p
     lag: int = 50  # q
     rate: float = 0.01
-    best: str = "lstm:hidden=4,lr=0.01"
+    best: str = "lstm1997:optimizer=adam,lr=0.003"
 
     @property
     def inputs(self):

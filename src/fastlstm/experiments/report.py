@@ -317,7 +317,7 @@ def report(directory, plots=True):
         raise ValueError(f"directory is {str(directory)!r} and must be a directory with *.jsonl files of results")
     results = load(directory)
     if not results:
-        raise ValueError(f"directory {str(directory)!r} has no *.jsonl files of results, as `experiment run` writes them")
+        raise ValueError(f"directory {str(directory)!r} has no *.jsonl files of results of `experiment run`")
     if plots:
         try:
             import matplotlib  # noqa: F401
