@@ -61,7 +61,8 @@ def test_methods_are_named_with_options():
     assert options == {"hidden": 16, "lr": 0.003, "optimizer": "sgd"}
     assert experiments.method(task("4-1"), "best")[2] == task("4-1").best
     assert experiments.method(task("4-1"), "lstm1997:igb=(-1;-2)")[1] == {"igb": (-1, -2)}
-    for wrong, words in (("nonsense", "method is"), ("lstm:hidden", "option=value"), ("lstm:nonsense=1", "wrong option")):
+    wrongs = ("nonsense", "method is"), ("lstm:hidden", "option=value"), ("lstm:nonsense=1", "wrong option")
+    for wrong, words in wrongs:
         with pytest.raises(ValueError, match=words):
             experiments.trial(task("4-1"), wrong, most=1)
     with pytest.raises(TypeError, match="method must be a str"):
@@ -89,7 +90,7 @@ def test_batches_can_be_cut_and_padded():
     batch = Batch(np.arange(10.0)[:, None], np.zeros((10, 1)), np.array([2, 3, 9]), np.arange(10))
     assert list(batch.lengths) == [3, 1, 6] and list(batch.starts) == [0, 3, 4]
     part = batch.part(1, 3)
-    assert list(part.xs[:, 0]) == list(range(3, 10)) and list(part.ends) == [0, 6] and list(part.extra) == [*range(3, 10)]
+    assert list(part.xs[:, 0]) == list(part.extra) == list(range(3, 10)) and list(part.ends) == [0, 6]
     assert len(batch.part(2, 2)) == 0 and len(batch.part(2, 2).xs) == 0
     assert list(batch.steps(5).ends) == [2, 3] and len(batch.steps(5).xs) == 5
     taken = batch.take([2, 0, 0])
@@ -199,7 +200,8 @@ def test_noise_and_signal_on_one_channel():
     assert np.abs(noisy.xs[noisy.starts, 0]).var() > 0.1
     targets = task("3c-1").draw(rng(4), 6000)
     last = targets.targets[targets.ends, 0]
-    assert last.var() == pytest.approx(0.1 + 0.09, rel=0.1) and np.isnan(targets.targets).sum() == len(targets.xs) - 6000
+    assert last.var() == pytest.approx(0.1 + 0.09, rel=0.1)
+    assert np.isnan(targets.targets).sum() == len(targets.xs) - 6000
 
 
 def test_temporal_order():

@@ -333,7 +333,7 @@ class Curve:
 
 
 def paper_network(rng, inputs, outputs, blocks, size=1, *, init=0.1, bias="all", igb=None, ogb=None, forget=None,
-                  **options):  # fmt: skip
+                  output="sigmoid", **options):  # fmt: skip
     """The paper's network: LSTM1997 under logistic outputs, which read the cells alone.
 
     Parameters
@@ -349,6 +349,8 @@ def paper_network(rng, inputs, outputs, blocks, size=1, *, init=0.1, bias="all",
         Initial biases of input and output gates.
     forget : sequence of `blocks` floats, optional
         Initial biases of forget gates (Gers et al. 2000); None: there are none.
+    output : str
+        Activation of the output units.
     **options
         For `fastlstm.LSTM1997`.
 
@@ -359,7 +361,7 @@ def paper_network(rng, inputs, outputs, blocks, size=1, *, init=0.1, bias="all",
     """
     options = {"bias": "single" if bias != "none" else False, "forget_gate": forget is not None} | options
     lstm = fl.LSTM1997(inputs, blocks, size, init=init, seed=0, **options)
-    net = fl.Sequential(lstm, fl.Linear(blocks * size, outputs, bias=bias == "all", activation="sigmoid", seed=0))
+    net = fl.Sequential(lstm, fl.Linear(blocks * size, outputs, bias=bias == "all", activation=output, seed=0))
     weights = net.state_dict()
     for name in sorted(weights):  # sorted: the draw then depends on rng alone
         weights[name] = rng.uniform(-init, init, weights[name].shape).astype(np.float32)

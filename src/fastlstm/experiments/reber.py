@@ -83,7 +83,7 @@ class EmbeddedReber(Task):
     blocks: int = 3
     size: int = 2
     rate: float = 0.5
-    best: str = "lstm1997:optimizer=adam,lr=0.01"
+    best: str = "lstm:hidden=32,lr=0.005"
     testing: Batch | None = None
 
     def trial(self, seed, number):
