@@ -33,11 +33,13 @@ class ShortcutNet:
         The cell is added when the mean error of so many sequences is not below `falling` times that of as many before
         ("when the error has stopped decreasing"; the paper does not say more). 0: at once.
     falling : float
+    low : float
+        The cell's g is logistic between `low` and 1: the paper's is 0, with which the state of long sequences drifts.
     """
 
     def __init__(self, rng, size, unit="cell", update="step", rate=1.0, init=0.2, patience=100,
-                 falling=0.95):  # fmt: skip
-        self.unit, self.update, self.rate = unit, update, rate
+                 falling=0.95, low=0.0):  # fmt: skip
+        self.unit, self.update, self.rate, self._low = unit, update, rate, low
         self.shortcut = rng.uniform(-init, init, (size, size))  # U, one row for each input
         self.out = rng.uniform(-init, init, size)  # v
         self.cell = rng.uniform(-init, init, size)  # into the cell, or into the logistic unit
@@ -57,13 +59,19 @@ class ShortcutNet:
         if not self.present:
             return np.zeros(len(symbols)), None, None
         if self.unit == "cell":
-            gate, value = sigmoid(self.gate[symbols]), sigmoid(self.cell[symbols])
+            gate, value = sigmoid(self.gate[symbols]), self._g(self.cell[symbols])
             return np.cumsum(gate * value), gate, value
         h, states = 0.0, []
         for net in self.cell[symbols].tolist():
             h = 1.0 / (1.0 + np.exp(-(net + self.loop * h)))
             states.append(h)
         return np.array(states), None, None
+
+    def _g(self, net):
+        return self._low + (1.0 - self._low) * sigmoid(net)
+
+    def _slope(self, value):
+        return (value - self._low) * (1.0 - value) / (1.0 - self._low)  # g' by its value
 
     def predict(self, batch):
         """The outputs (T, K), without learning."""
@@ -89,7 +97,7 @@ class ShortcutNet:
             self.out += states @ delta
             if self.unit == "cell":  # the carousel: the error at the state is the sum of all later ones
                 later = np.cumsum(down[::-1])[::-1]
-                np.add.at(self.cell, symbols, later * gate * value * (1.0 - value))
+                np.add.at(self.cell, symbols, later * gate * self._slope(value))
                 np.add.at(self.gate, symbols, later * value * gate * (1.0 - gate))
             else:
                 slope, before, back = states * (1.0 - states), np.append(0.0, states[:-1]), 0.0
@@ -118,9 +126,9 @@ class ShortcutNet:
             if not self.present:
                 pass
             elif self.unit == "cell":
-                gate, value = sigmoid(self.gate[symbol]), sigmoid(self.cell[symbol])
+                gate, value = sigmoid(self.gate[symbol]), self._g(self.cell[symbol])
                 state += gate * value
-                to_cell[symbol] += gate * value * (1.0 - value)
+                to_cell[symbol] += gate * self._slope(value)
                 to_gate[symbol] += value * gate * (1.0 - gate)
             else:
                 before, state = state, sigmoid(self.cell[symbol] + self.loop * state)

@@ -64,7 +64,7 @@ class Adding(Task):
     igb: tuple | None = (-3.0, -6.0)
     low: float = -1.0
     neutral: float = 0.0
-    best: str = "lstm1997:optimizer=adam,lr=0.01"
+    best: str = "lstm1997:optimizer=adam,lr=0.003,output=identity"
 
     @property
     def steps(self):

@@ -26,7 +26,7 @@ class NoiseFree(Task):
 
     delay: int = 100  # p
     rate: float = 1.0
-    best: str = "lstm1997:rate=3"
+    best: str = "lstm1997:low=-1,init=0.02,patience=300,update=sequence"
 
     @property
     def inputs(self):

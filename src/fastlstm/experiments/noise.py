@@ -85,6 +85,7 @@ class NoisyTarget(TwoSequences):
     limits: ClassVar[dict] = {"stop": (0, 0.015)}
     values: ClassVar[tuple] = (0.8, 0.2)
     rate: float = 0.1
+    best: str = "lstm1997:optimizer=adam,lr=0.003"
 
     def draw(self, rng, n, test=False):
         """As `TwoSequences`; in training, with noisy targets."""

@@ -33,8 +33,8 @@ def trial(task, text="lstm1997", seed=0, number=0, most=None, progress=None):
     Returns
     -------
     result : dict
-        What a line of the results has: task, method, seed, trial, cap, weights, success, sequences, steps, seconds,
-        milestones, curve, and the trained weights of trial 0 if they are few.
+        What a line of the results has: task, method, seed, trial, cap, weights, success, sequences, steps, seconds
+        (and of these, at work on a CPU), milestones, curve, and the trained weights of trial 0 if they are few.
     learner
         What has been trained.
     """
@@ -46,11 +46,11 @@ def trial(task, text="lstm1997", seed=0, number=0, most=None, progress=None):
         learner = make(task, weights, **options)
     except TypeError as error:
         raise ValueError(f"method {text!r} has a wrong option: {error}") from None
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.thread_time()
     result, learner = task.train(learner, train, most, progress)
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.thread_time() - busy
     head = {"task": task.name, "method": text, "seed": seed, "trial": number, "cap": most, "weights": learner.weights}
-    result = head | {"seconds": round(seconds, 3)} | result | {"version": fl.__version__}
+    result = head | {"seconds": round(seconds, 3), "cpu": round(busy, 3)} | result | {"version": fl.__version__}
     net = getattr(learner, "net", None)
     if number == 0 and net is not None and net.parameters.size <= MOST_STORED:
         result["parameters"] = [float(f"{value:.7g}") for value in net.parameters]
