@@ -313,7 +313,8 @@ def test_a_trial_depends_on_seed_and_number_alone():
 
 
 @pytest.mark.parametrize("text", ["lstm1997:gradient=bptt,optimizer=adam,lr=0.01", "lstm:batch=4", "gru", "bptt",
-                                  "lstm1997:optimizer=adam,update=sequence", "elman", "rtrl"])  # fmt: skip
+                                  "lstm1997:optimizer=adam,update=sequence", "lstm:gradient=carried-bptt,update=10",
+                                  "elman", "rtrl"])  # fmt: skip
 def test_any_network_gradient_and_optimiser_can_be_tried(text):
     result, learner = experiments.trial(task("3a-1"), text, 1, 0, 100)
     assert result["sequences"] == 100 and np.isfinite(result["error"]) and result["method"] == text
@@ -323,6 +324,8 @@ def test_methods_for_one_training_set_say_so():
     for text in ("rcc", "hmm"):
         with pytest.raises(ValueError, match="has none"):
             experiments.trial(task("4-1"), text, most=1)
+    with pytest.raises(ValueError, match="no end to wait for"):
+        experiments.trial(task("cerg-3"), "lstm", most=1)
     with pytest.raises(ValueError, match="2a and 2b"):
         experiments.trial(task("4-1"), "chunker", most=1)
 
@@ -338,6 +341,13 @@ def test_streams_end_with_the_step_of_the_first_error():
     right = its.judge(batch, copy.learn(batch))
     assert right[:-1].all() and not right[-1]
     assert np.array_equal(copy.net.parameters, after.net.parameters)
+
+
+@pytest.mark.parametrize("name", ["cerg-1", "cerg-4", "cnto-2", "msd", "gts", "pfg-1"])
+@pytest.mark.parametrize("text", ["lstm1997", "best"])
+def test_continual_tasks_run(name, text):
+    result, _ = experiments.trial(task(name), text, 0, 0, 3)
+    assert result["sequences"] == 3 and result["steps"] >= 3 and result["best length"] >= 0
 
 
 def test_a_stream_that_is_never_wrong_ends_at_its_limit():
