@@ -22,9 +22,17 @@ def _seconds(value):
     return f"{value:.2g} s" if value < 10 else f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
 
 
-def _time(result):
-    """Seconds at work on a CPU; those on the clock where the former are not known."""
-    return result.get("cpu", result["seconds"])
+def _time(results):
+    """Mean seconds at work on a CPU of the trials that have measured it, as text."""
+    times = [result["cpu"] for result in results if "cpu" in result]
+    return _seconds(float(np.mean(times))) if times else "-"
+
+
+def _pace(results):
+    """Microseconds at work on a CPU per step, as text."""
+    timed = [result for result in results if "cpu" in result]
+    steps = sum(result["steps"] for result in timed)
+    return f"{sum(result['cpu'] for result in timed) / steps * 1e6:.2f}" if steps else "-"
 
 
 @dataclasses.dataclass
@@ -125,12 +133,10 @@ def table(page, results):
         if wrong is None and row.mean("test wrong") is not None:
             wrong = row.mean("test wrong")
         paper_wrong = published.wrong if published else None
-        steps = sum(r["steps"] for r in row.results)
-        seconds = [_time(r) for r in row.results]
         if row.milestone != (row.task.milestones[-1].name if row.task.milestones else "perfect"):
             times = ["", ""]
         else:
-            times = [_seconds(float(np.mean(seconds))), f"{sum(seconds) / max(1, steps) * 1e6:.2f}"]
+            times = [_time(row.results), _pace(row.results)]
         cells = [
             f"{row.task.name}: {row.task.title}{stage}",
             f"`{row.method}`",
@@ -142,8 +148,9 @@ def table(page, results):
             *times,
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    trials = {(r["task"], r["method"], r["seed"], r["trial"]): _time(r) for r in results}
-    return [*lines, "", f"{len(trials)} trials, {_seconds(sum(trials.values()))} of CPU time."]
+    trials = {(r["task"], r["method"], r["seed"], r["trial"]): r for r in results}.values()
+    clock = sum(result["seconds"] for result in trials)
+    return [*lines, "", f"{len(trials)} trials, {_seconds(clock)} on the clock; times in the table are of the CPU."]
 
 
 def overview(results):
@@ -159,7 +166,7 @@ def overview(results):
             at = [row for row in own if row.milestone == milestone]
             first = next((row for row in at if row.method == "lstm1997"), None)
             solved = [row for row in at if row.solved and row.success >= (first.success if first else 0)]
-            best = min(solved, key=lambda row: row.sequences, default=None)
+            best = min((row for row in solved if row is not first), key=lambda row: row.sequences, default=None)
             if not at:
                 continue
             stage = f", {milestone}" if len(task.milestones) > 1 else ""
@@ -172,8 +179,7 @@ def overview(results):
                 best.describe() if best else "-",
                 f"`{best.method}`" if best else "-",
                 " + ".join(str(len(row.results)) for row in (first, best) if row is not None),
-                " and ".join(_seconds(float(np.mean([_time(r) for r in row.results]))) for row in (first, best)
-                             if row is not None),
+                " and ".join(_time(row.results) for row in (first, best) if row is not None),
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
     return lines
