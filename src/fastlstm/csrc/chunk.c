@@ -266,9 +266,10 @@ static int chunk_settle(const fl_chunk *c, int update) {
             if (c->error[t * B + b]) lengths[b] = t + 1;
             resets |= c->reset[t * B + b];
         }
-    for (ptrdiff_t t = 0; t < K; t++)
-        for (ptrdiff_t b = 0; b < B; b++)
-            if (t < lengths[b]) rows[n_rows++] = t * B + b;
+    for (ptrdiff_t row = (K - 1) * B - 1; row >= 0; row--)
+        if (c->error[row + B] && !c->reset[row + B]) c->error[row] |= 2; /* it goes back to where the episode began */
+    for (ptrdiff_t row = 0; row < K * B; row++)
+        if (truncated ? c->error[row] != 0 : row / B < lengths[row % B]) rows[n_rows++] = row;
     fl_sort_lanes(order, lengths, B);
     const fastlstm_batch whole = {.steps = K, .lanes = B, .reset = resets ? c->reset : NULL, .state = m->state};
     fastlstm_batch batch = whole;
