@@ -403,7 +403,7 @@ static void check_refusals(const fastlstm_engine *e, int rule) {
     }
     REFUSED(FASTLSTM_TOO_LARGE, m->window = PTRDIFF_MAX / 64);
     REFUSED(FASTLSTM_TOO_LARGE, m->lanes = PTRDIFF_MAX / 64);
-    REFUSED(FASTLSTM_BAD_LAYER, m->n_layers = 0);
+    REFUSED(FASTLSTM_BAD_ARGUMENT, m->n_layers = 0);
     REFUSED(FASTLSTM_BAD_LAYER, m->layers = other; other[0].kind = 77);
     memcpy(other, u.k.m.l, sizeof other);
     REFUSED(FASTLSTM_BAD_LAYER, m->layers = other; other[0].recurrent_dropout = 0.5);
