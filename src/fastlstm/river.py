@@ -355,9 +355,9 @@ class LSTMForecaster(_Recurrent, Forecaster):
     At each step it reads the level and the last change of the series and gives the next change. Further ahead it goes
     on from its own forecasts.
 {_doc("levels, changes and features", _rates)}
-    differences : tuple of int
+    differences : tuple of int, or None
         What counts as a change (Box and Jenkins 1970): the series less itself so many steps ago, for each of these one
-        after the other. () is the series itself, (1,) the change since the last step, (1, 12) with monthly data the
+        after the other. None is the series itself, (1,) the change since the last step, (1, 12) with monthly data the
         change since the last month less that of a year ago. As long as too little is known, the last value is the
         forecast.
 
@@ -387,9 +387,11 @@ class LSTMForecaster(_Recurrent, Forecaster):
         super().__init__(hidden_size, num_layers, optimizer, lr, gradient, chunk, standardize, seed)
         self.differences = differences
         factors = np.ones(1)  # of the polynomial in the lag operator B: prod (1 - B^lag)
-        for lag in differences:
+        if differences == () or not isinstance(differences, tuple | None):
+            raise ValueError(f"differences is {differences!r} and must be a tuple of positive integers, or None")
+        for lag in differences or ():
             if isinstance(lag, bool) or not isinstance(lag, int) or lag < 1:
-                raise ValueError(f"differences is {differences!r} and must be a tuple of positive integers")
+                raise ValueError(f"differences is {differences!r} and must be a tuple of positive integers, or None")
             factors = np.convolve(factors, np.r_[1, np.zeros(lag - 1), -1])
         self._factors = (-factors[1:]).tolist()
         self._past = []  # values, the latest first, as many as there are factors
