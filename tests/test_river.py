@@ -61,7 +61,7 @@ def test_state_goes_on():
     assert np.mean(right[-1000:]) > 0.95
 
     errors = []
-    model = LSTMRegressor(hidden_size=16, lr=0.1, seed=0)
+    model = LSTMRegressor(hidden_size=16, seed=0)
     for x, y in echoes(4000):
         errors.append(abs(model.predict_one(x) - y))
         model.learn_one(x, y)
@@ -135,7 +135,7 @@ def test_features_come():
 
 def test_what_was_learnt_stays_when_features_come():
     def error(extra):
-        model, errors = LSTMRegressor(hidden_size=16, lr=0.1, seed=0), []
+        model, errors = LSTMRegressor(hidden_size=16, seed=0), []
         for k, (x, y) in enumerate(echoes(4000)):
             x = x | {f"noise {i}": 0.0 for i in range(extra if k > 3000 else 0)}
             errors.append(abs(model.predict_one(x) - y))
@@ -223,7 +223,7 @@ def test_exogenous_features():
     series = np.cumsum(pushes)
 
     def error(xs):
-        model, errors = LSTMForecaster(hidden_size=8, lr=0.03, seed=0), []
+        model, errors = LSTMForecaster(hidden_size=8, lr=0.01, seed=0), []
         for y, x in zip(series, xs, strict=True):
             errors.append(abs(model.forecast(1, [x])[0] - y))
             model.learn_one(float(y), x)

@@ -149,6 +149,15 @@ class OnlineLearner:
         self._y = y if callable(self._loss) else None
         return y.copy() if callable(self._loss) else y
 
+    def peek(self, x):
+        """What `step` would give for x, (I,) or (lanes, I); nothing changes, and a step that is open stays open."""
+        x, lead = self._input(x)
+        y = np.empty((*lead, self._core.network.output_size), self._core.network.dtype)
+        before = self._core.flat_state.copy()
+        self._core.forward(x, y)
+        self._core.undo(before)
+        return y
+
     def learn(self, target=None):
         """The second half of a step: learn from the target of the last prediction; both together are `step`.
 
