@@ -175,7 +175,7 @@ static const fl_chunk *chunk_open(fastlstm_chunk_learner *m) {
         prepare(m->engine, m->layers + i, 1, p->weights, m->window, m->lanes, runner);
         tape += chunk_tape_of(&p->q, m->window, m->lanes) * c->real;
         runner += runner_size(m->engine, m->layers + i, m->window, m->lanes);
-        if (traces) traces += m->lanes * fl_carry_size(m->layers + i, &p->q, c->real) * c->real;
+        if (m->gradient_rule != FASTLSTM_BPTT) traces += m->lanes * fl_carry_size(m->layers + i, &p->q, c->real) * c->real;
         c->weights += p->q.packed;
     }
     m->prepared = 1;
@@ -220,7 +220,7 @@ static void chunk_forward(const fl_chunk *c, ptrdiff_t n, const void *x, void *y
 static void chunk_forget(const fl_chunk *c) {
     const fastlstm_chunk_learner *m = c->m;
     for (ptrdiff_t b = 0; b < c->B; b++) {
-        for (ptrdiff_t i = 0; c->reset[b] && m->traces && i < m->n_layers; i++) {
+        for (ptrdiff_t i = 0; c->reset[b] && m->gradient_rule != FASTLSTM_BPTT && i < m->n_layers; i++) {
             const ptrdiff_t size = fl_carry_size(m->layers + i, &c->layer[i].q, c->real) * c->real;
             memset(c->layer[i].traces + b * size, 0, (size_t)size);
         }
