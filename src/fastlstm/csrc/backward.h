@@ -317,7 +317,7 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
             const ptrdiff_t row = b->rows[at + j];
             if (b->l->dropout > 0) {
                 REAL *mask = (REAL *)(v->own + b->plan.noise);
-                fl_draw_dropout(&v->cell, b->batch->seed, FL_DROP_X, row, b->l->dropout, mask, q->I);
+                fl_draw_dropout(&v->cell, b->batch->seed, FL_DROP_X, fl_row_drawn(b->batch, row), b->l->dropout, mask, q->I);
                 fl_multiply(dx[j], mask, q->I);
             }
             if (b->add_dx) fl_add((REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane, dx[j], q->I);
@@ -502,8 +502,10 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
                     feed[f].row[(group * feed[f].errors.n + n) * VW + lane] = fl_param_row(l, q, group, lane, n, feed[f].errors.from);
     if (b->add_gradient) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 0);
     else fl_zero(peep + first * P, (end - first) * P);
-    for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
-        const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
+    /* From the last block of rows to the first: so spans of steps, the last one first, make the same sum. */
+    for (ptrdiff_t at = b->n_rows, n; at > 0 && !stop;) {
+        const int add = at < b->n_rows || b->add_gradient;
+        at -= n = at < FL_BLOCK ? at : FL_BLOCK;
         for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
             const ptrdiff_t t = b->rows[at + r] / B, lane = b->rows[at + r] % B;
             const REAL *s[FL_KINDS] = {NULL, NULL, NULL};
@@ -532,7 +534,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
                 REAL *w = (REAL *)b->gradient + bias[k];
                 for (ptrdiff_t j = 0; j < q->G * VW; j++) {
                     const ptrdiff_t to = f->row[group * q->G * VW + j];
-                    if (to >= 0) w[to] = (at > 0 || b->add_gradient ? w[to] : 0) + sum[f->errors.from * VW + j];
+                    if (to >= 0) w[to] = (add ? w[to] : 0) + sum[f->errors.from * VW + j];
                 }
             }
             /* Errors of all row-vectors lie side by side, but for padding between them. */
@@ -540,7 +542,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
                 for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE)
                     for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
                         fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
-                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, at > 0 || b->add_gradient, NULL);
+                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, add, NULL);
             for (ptrdiff_t r = 0; P && r < n; r++)
                 fl_back_peepholes(cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);
