@@ -1,5 +1,10 @@
-/* The public functions of learners in chunks; part of api.c. A window of steps is kept as a tape; when it is full, or an update
+/* The public functions of learners in chunks. A window of steps is kept as a tape; when it is full, or an update
    is due, its gradient is made as a training call makes it (backward.h), and traces go past it (carry.h). */
+#include <math.h>
+#include <string.h>
+
+#include "api.h"
+#include "threads.h"
 
 /* Where a learner keeps its window, in bytes of `kept`, and what else it needs, in bytes of `scratch`. */
 typedef struct fl_chunk_plan {
@@ -24,8 +29,11 @@ typedef struct fl_chunk {
     uint8_t *error, *reset;
     fl_chunk_layer *layer;
     fastlstm_layer *backward; /* the layers as their backward pass sees them */
-    int fused_sigmoid;
+    int fused_sigmoid, has_tail;
 } fl_chunk;
+
+/* Weights of a network from which on they are updated and packed group by group. */
+enum { FL_LARGE_UPDATE = 65536 };
 
 enum { FL_CHUNK_BYTES = (sizeof(fl_chunk) + 63) / 64 * 64 };
 
@@ -38,7 +46,7 @@ static ptrdiff_t chunk_tape_of(const fl_geometry *q, ptrdiff_t window, ptrdiff_t
 }
 
 static int chunk_fits(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t window, ptrdiff_t lanes) {
-    return window > 0 && lanes > 0 && training_fits(engine, layers, n, window, lanes) &&
+    return window > 0 && lanes > 0 && fl_training_fits(engine, layers, n, window, lanes) &&
            fastlstm_chunk_trace_size(engine, layers, n, lanes) >= 0;
 }
 
@@ -88,7 +96,7 @@ static fl_chunk_plan chunk_plan(const fastlstm_engine *engine, const fastlstm_la
 
 ptrdiff_t fastlstm_chunk_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
     ptrdiff_t size = 0;
-    if (engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    if (fl_engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !fl_counts_fit(layers, n_layers, 1, lanes)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
         size = plus(size, times(lanes, fl_carry_size(layers + i, &q, engine->bits / 8)));
@@ -110,7 +118,7 @@ ptrdiff_t fastlstm_chunk_scratch_size(const fastlstm_engine *engine, const fastl
 
 fastlstm_status fastlstm_chunk_kept_parts(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t window,
                                           ptrdiff_t lanes, ptrdiff_t part[5]) {
-    const fastlstm_status status = engine_check(engine, layers, n_layers);
+    const fastlstm_status status = fl_engine_check(engine, layers, n_layers);
     if (status) return status;
     if (!part || window <= 0 || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
     if (!chunk_fits(engine, layers, n_layers, window, lanes)) return FASTLSTM_TOO_LARGE;
@@ -129,7 +137,7 @@ static fastlstm_status chunk_check(const fastlstm_chunk_learner *m) {
     for (ptrdiff_t i = 0; i < m->n_layers; i++)
         if (fl_layer_geometry(m->layers + i, 1).has_noise) return FASTLSTM_BAD_LAYER;
     if (m->gradient_rule < FASTLSTM_TRUNCATED_RTRL || m->gradient_rule > FASTLSTM_BPTT) return FASTLSTM_BAD_ARGUMENT;
-    if (m->gradient_rule != FASTLSTM_BPTT && !all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
+    if (m->gradient_rule != FASTLSTM_BPTT && !fl_all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->params || !m->weights || !m->gradient || !m->kept || !m->state || !m->scratch || (m->gradient_rule != FASTLSTM_BPTT && !m->traces) ||
         m->lanes <= 0 || m->window <= 0 || m->chunk < 0 || (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->window < FL_MAX(m->chunk, 1)) ||
         (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->chunk == 0) || m->threads < 1 || m->threads > FL_MOST_THREADS ||
@@ -172,11 +180,12 @@ static const fl_chunk *chunk_open(fastlstm_chunk_learner *m) {
         p->weights = (char *)m->weights + c->weights * c->real;
         p->runner = runner;
         p->traces = traces;
-        prepare(m->engine, m->layers + i, 1, p->weights, m->window, m->lanes, runner);
+        fl_prepare(m->engine, m->layers + i, 1, p->weights, m->window, m->lanes, runner);
         tape += chunk_tape_of(&p->q, m->window, m->lanes) * c->real;
         runner += runner_size(m->engine, m->layers + i, m->window, m->lanes);
         if (m->gradient_rule != FASTLSTM_BPTT) traces += m->lanes * fl_carry_size(m->layers + i, &p->q, c->real) * c->real;
         c->weights += p->q.packed;
+        c->has_tail |= p->q.has_tail;
     }
     m->prepared = 1;
     return c;
@@ -207,7 +216,7 @@ static void chunk_forward(const fl_chunk *c, ptrdiff_t n, const void *x, void *y
         batch.y_step = c->B * q->P;
         batch.y_lane = q->P;
         if (parts > 1) {
-            forward_on_tape(m->engine, m->layers + i, 1, p->weights, &batch, c->scratch + c->p.call, parts, by_units, acts, NULL, NULL);
+            fl_forward_on_tape(m->engine, m->layers + i, 1, p->weights, &batch, c->scratch + c->p.call, parts, by_units, acts, NULL, NULL);
         } else {
             ((fl_runner_head *)p->runner)->tape = acts;
             m->engine->run(p->runner, &batch, NULL, NULL, NULL);
@@ -241,14 +250,16 @@ static void run_chunk(void *context, int part, int parts) {
         call->engine->backward(call->b, call->phase, part, call->threads, NULL, NULL);
 }
 
-static void chunk_settle(const fl_chunk *c) {
+/* Makes the window's gradient, and with it, if it may, the update that is due (large layers: weights while they are in
+   cache); returns whether it has. */
+static int chunk_settle(const fl_chunk *c, int update) {
     fastlstm_chunk_learner *m = c->m;
     const ptrdiff_t K = m->held, B = c->B, real = c->real;
     int64_t *lengths = (int64_t *)(c->scratch + c->p.lengths);
     ptrdiff_t *rows = (ptrdiff_t *)(c->scratch + c->p.rows), *order = (ptrdiff_t *)(c->scratch + c->p.order), n_rows = 0;
     const int truncated = m->gradient_rule == FASTLSTM_TRUNCATED_RTRL, carries = m->gradient_rule != FASTLSTM_BPTT;
     int resets = 0;
-    if (K == 0) return;
+    if (K == 0) return 0;
     memset(lengths, 0, (size_t)B * sizeof *lengths);
     for (ptrdiff_t t = 0; t < K; t++)
         for (ptrdiff_t b = 0; b < B; b++) {
@@ -263,6 +274,7 @@ static void chunk_settle(const fl_chunk *c) {
     fastlstm_batch batch = whole;
     batch.lengths = lengths;
     memset(c->scratch + c->p.dstate, 0, (size_t)(c->state * real));
+    update = update && n_rows && !m->gathered && c->weights >= FL_LARGE_UPDATE && !c->has_tail && !(m->optimizer->clip_norm > 0);
 
     const char *dy = c->dy;
     for (ptrdiff_t i = m->n_layers - 1; i >= 0 && (n_rows || carries); i--) {
@@ -276,13 +288,13 @@ static void chunk_settle(const fl_chunk *c) {
             .x_step = B * q->I, .x_lane = q->I, .y_step = B * q->P, .y_lane = q->P, .dy_step = B * q->P, .dy_lane = q->P,
             .dx_step = B * q->I, .dx_lane = q->I, .state = c->kept + c->p.start, .dstate = c->scratch + c->p.dstate, .tape = p->tape,
             .gradient = m->gradient, .add_gradient = m->gathered, .errors_x = carry_on && truncated && dx ? c->scratch + c->p.errors_x : NULL,
-            .carry = carry_on ? &carry : NULL, .rows = rows, .n_rows = n_rows, .order = order, .scratch = c->scratch + c->p.call,
+            .carry = carry_on ? &carry : NULL, .optimizer = update ? m->optimizer : NULL, .params = m->params, .rows = rows, .n_rows = n_rows, .order = order, .scratch = c->scratch + c->p.call,
             .plan = fl_plan_back(c->backward + i, B, m->engine->vw, real)};
         const ptrdiff_t work = times(times(q->packed, K), B);
         fl_chunk_call call = {m->engine, &back, 0, work >= 0 && work < FL_CALL_WORK ? 1 : m->threads};
         memset(c->scratch + c->p.call + back.plan.zeros, 0, (size_t)(FL_MAX(q->H, q->A) * real));
-        for (call.phase = n_rows ? 0 : 1; call.phase < (carry_on ? 4 : 3); call.phase++)
-            if (n_rows || call.phase != 2) fl_parallel(call.phase == 1 && B < call.threads ? (int)B : call.threads, run_chunk, &call);
+        for (call.phase = n_rows ? 0 : 1; call.phase < 3; call.phase++)
+            if (n_rows || carry_on) fl_parallel(call.phase == 1 && B < call.threads ? (int)B : call.threads, run_chunk, &call);
         if (dx && m->error_bound < INFINITY) m->engine->bound(K * B * q->I, dx, m->error_bound);
         dy = dx;
     }
@@ -292,15 +304,20 @@ static void chunk_settle(const fl_chunk *c) {
     memset(c->reset + B, 0, (size_t)(K * B));
     m->held = 0;
     chunk_forget(c);
+    return update;
 }
 
 static void chunk_apply(const fl_chunk *c) {
     fastlstm_chunk_learner *m = c->m;
-    chunk_settle(c);
+    const int updated = chunk_settle(c, m->optimizer != NULL);
     if (m->optimizer && m->has_error) {
-        if (!m->gathered) memset(m->gradient, 0, (size_t)(c->params * c->real)); /* all errors were zero */
-        m->engine->update(m->optimizer, c->params, m->params, m->gradient);
-        m->engine->pack(m->layers, m->n_layers, m->params, m->weights);
+        if (updated) {
+            m->optimizer->steps++;
+        } else {
+            if (!m->gathered) memset(m->gradient, 0, (size_t)(c->params * c->real)); /* all errors were zero */
+            m->engine->update(m->optimizer, c->params, m->params, m->gradient);
+            m->engine->pack(m->layers, m->n_layers, m->params, m->weights);
+        }
         m->optimizer->lr *= m->decay;
         m->gathered = 0;
     }
@@ -314,7 +331,7 @@ static void chunk_advance(const fl_chunk *c, ptrdiff_t n) {
     m->held += n;
     m->pending += n;
     if (m->optimizer && m->chunk > 0 && m->pending >= m->chunk) chunk_apply(c);
-    else if (m->held == m->window || (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->held >= m->chunk)) chunk_settle(c);
+    else if (m->held == m->window || (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->held >= m->chunk)) chunk_settle(c, 0);
 }
 
 /* Errors of the window's step at row `from`, of step t of the targets, or as they are in dy. */
@@ -366,7 +383,7 @@ fastlstm_status fastlstm_chunk_run(fastlstm_chunk_learner *m, ptrdiff_t steps, c
     if (steps <= 0 || !x || !y || !done) return FASTLSTM_BAD_ARGUMENT;
     const ptrdiff_t O = outputs_of(m->layers + m->n_layers - 1);
     if (times(times(steps, m->lanes), FL_MAX(m->layers[0].input_size, O)) < 0) return FASTLSTM_TOO_LARGE;
-    status = targets_check(m->loss, targets, steps * m->lanes, O);
+    status = fl_targets_check(m->loss, targets, steps * m->lanes, O);
     if (status) return status;
     const fl_chunk *c = chunk_open(m);
     const ptrdiff_t weights = c->weights, B = c->B;
@@ -439,7 +456,7 @@ fastlstm_status fastlstm_chunk_learn(fastlstm_chunk_learner *m, const void *targ
     fastlstm_status status = chunk_check(m);
     if (status) return status;
     if (!m->open) return FASTLSTM_BAD_ARGUMENT;
-    status = targets_check(m->loss, targets, m->lanes, outputs_of(m->layers + m->n_layers - 1));
+    status = fl_targets_check(m->loss, targets, m->lanes, outputs_of(m->layers + m->n_layers - 1));
     if (status) return status;
     const fl_chunk *c = chunk_open(m);
     chunk_errors(c, m->held * c->B, c->layer[m->n_layers - 1].y + m->held * c->B * c->O * c->real, targets, 0);
@@ -470,6 +487,6 @@ fastlstm_status fastlstm_chunk_settle(fastlstm_chunk_learner *m) {
     if (status) return status;
     const fl_chunk *c = chunk_open(m);
     chunk_close(c);
-    chunk_settle(c);
+    chunk_settle(c, 0);
     return FASTLSTM_OK;
 }
