@@ -151,15 +151,6 @@ class OnlineLearner:
         self._y = y
         return y.copy()
 
-    def peek(self, x):
-        """What `step` would give for x, (I,) or (lanes, I); nothing changes, and a step that is open stays open."""
-        x, lead = self._input(x)
-        y = np.empty((*lead, self._core.network.output_size), self._core.network.dtype)
-        before = self._core.flat_state.copy()
-        self._core.forward(x, y)
-        self._core.undo(before)
-        return y
-
     def learn(self, target=None):
         """The second half of a step: learn from the target of the last prediction; both together are `step`.
 

@@ -189,14 +189,11 @@ static int fl_back_linear(const fl_back *b, const fl_back_view *v, int part, int
 }
 
 /* Zoneout's part of a step's gradient: dh (the error of h but for dy) becomes that of what the cell gave, dc that of its
-   state; what goes past the cell is left in stays_h, stays_c. A GRU's dc is a part of the error of h. */
+   state; what goes past the cell is left in stays_h, stays_c. */
 static void fl_back_zone(const fl_back *b, const fl_geometry *q, REAL *acts, const REAL *dy, REAL *dh, REAL *dc, REAL *stays_h, REAL *stays_c) {
     const fastlstm_layer *l = b->l;
     if (l->zoneout_h > 0) {
-        const int gru = l->kind == FASTLSTM_GRU;
-        for (ptrdiff_t u = 0; u < q->P; u++)
-            dh[u] += dy[u] + (gru ? dc[u] : 0);
-        if (gru) fl_zero(dc, q->H);
+        fl_add(dh, dy, q->P);
         fl_zone_back(dh, acts + fl_act_zone_h(l, q, VW), stays_h, q->P);
     }
     if (l->zoneout_c > 0) fl_zone_back(dc, acts + fl_act_zone_c(l, q, VW), stays_c, q->H);
@@ -245,7 +242,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     const fl_geometry *q = &v->cell.q;
     const fastlstm_batch *batch = b->batch;
     const ptrdiff_t H = q->H, A = q->A, P = q->P, all = batch->lanes, B = fl_share_lanes(all, part, parts), width = P + A;
-    const int reverse = b->l->reverse, has_c = b->l->kind == FASTLSTM_LSTM;
+    const int reverse = b->l->reverse, has_c = b->l->kind == FASTLSTM_LSTM, gru = b->l->kind == FASTLSTM_GRU;
     fl_work work = {.lanes = B, .lane = (ptrdiff_t *)(v->own + b->plan.lane), .start = (ptrdiff_t *)(v->own + b->plan.start)};
     const fl_share share = {part, parts, b->order, NULL, NULL};
     REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
@@ -273,6 +270,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         if (n) fl_linear_rows(&v->by_h, (const REAL *const *)d, to, n, net);
         for (ptrdiff_t k = 0; k < n; k++) {
             if (gathers) fl_add(to[k], ds + k * H, H);
+            if (gru) fl_add(to[k], dc + k * H, H);
             if (b->l->recurrent_dropout > 0) {
                 fl_draw_dropout(&v->cell, batch->seed, FL_DROP_H, work.lane[k], b->l->recurrent_dropout, noise, P);
                 fl_multiply(to[k], noise, P);
@@ -291,7 +289,6 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         fl_copy(dstate_h + work.lane[k] * P, to[k], P);
         if (A) fl_copy(dstate_a + work.lane[k] * A, to[k] + P, A);
         if (has_c) fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
-        if (!has_c) fl_add(dstate_h + work.lane[k] * P, dc + k * H, H);
     }
     return stop;
 }
