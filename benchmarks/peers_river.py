@@ -204,17 +204,17 @@ task is nothing else: the label is the bit of the sample before.
 
 ## Forecasts
 
-Forecasts 1, 2 and 3 steps ahead at every step after the first 12 (WaterFlow: 24); mean absolute errors, averaged over the
-three. "As published" is the protocol of deep-river's benchmark and of `river.evaluate.evaluate`: the forecast is asked for
-before the newest value is learnt and compared with the values after that one, so that its first step is the second.
+Forecasts 1, 2 and 3 steps ahead at every step after the first 12 (WaterFlow: 24); mean absolute errors, averaged over
+the three. "As published" is the protocol of deep-river's benchmark and of `river.evaluate.evaluate`: the forecast is
+asked for before the newest value is learnt and compared with the values after that one: its first step is the second.
 
 {second}
 
 ## Speed
 
 deep-river's published seconds are sums, over 50 checkpoints, of the time since the start: about 26 times the time that
-was spent. The 195 s of its LSTM for TrumpApproval are 6 s (the last line of its table less the one before), 167 samples per
-second. The tables above have what it does on this machine.
+was spent. The 195 s of its LSTM for TrumpApproval are 6 s (the last line of its table less the one before), 167 samples
+per second. The tables above have what it does on this machine.
 """
 
 

@@ -270,11 +270,11 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         if (n) fl_linear_rows(&v->by_h, (const REAL *const *)d, to, n, net);
         for (ptrdiff_t k = 0; k < n; k++) {
             if (gathers) fl_add(to[k], ds + k * H, H);
-            if (gru) fl_add(to[k], dc + k * H, H);
             if (b->l->recurrent_dropout > 0) {
                 fl_draw_dropout(&v->cell, batch->seed, FL_DROP_H, work.lane[k], b->l->recurrent_dropout, noise, P);
                 fl_multiply(to[k], noise, P);
             }
+            if (gru) fl_add(to[k], dc + k * H, H);
             if (b->l->zoneout_h > 0) fl_add(to[k], noise + P + k * (P + H), P);
             if (b->l->zoneout_c > 0) fl_add(dc + k * H, noise + P + k * (P + H) + P, H);
         }
