@@ -28,7 +28,7 @@ FORBIDDEN_CALLS = r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|get
 
 # From the bottom up: a module imports only from rungs below its own; None stands for every module not named.
 # Those, and the programs on the last rung, may know one another. Programs use what users use.
-PROGRAMS = {"__main__", "_demo", "sklearn"}
+PROGRAMS = {"__main__", "_demo", "sklearn", "river"}
 RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layer"}, {"_layers"}, None, {"__init__"}, PROGRAMS]
 PEERS = {RUNGS.index(None), len(RUNGS) - 1}
 OPTIONAL = {"torch", "onnx", "onnxruntime", "keras", "tensorflow", "sklearn", "river", "matplotlib", "tqdm", "scipy",
@@ -156,7 +156,7 @@ def test_python_imports(path):
         parts = name.split(".")
         if top and parts[0] != "fastlstm":
             if parts[0] in OPTIONAL and me == parts[0]:
-                continue  # fastlstm.sklearn is for those who have scikit-learn
+                continue  # fastlstm.sklearn is for those who have scikit-learn, fastlstm.river for those who have River
             assert parts[0] not in OPTIONAL, f"{name} is imported where it is used, not at the top"
             known = parts[0] in sys.stdlib_module_names or parts[0] in ("numpy", "threadpoolctl")
             assert known, f"{name} is no dependency of the package"

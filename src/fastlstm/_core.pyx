@@ -49,6 +49,7 @@ cdef extern from "fastlstm.h" nogil:
         const uint8_t *reset
         void *state
         uint64_t seed
+        Py_ssize_t first_step
     ctypedef int (*fastlstm_poll)(void *) noexcept nogil
     const char *fastlstm_status_string(fastlstm_status)
     const char *fastlstm_isa_name(int)
