@@ -223,10 +223,74 @@ fastlstm_status fastlstm_learner_run(fastlstm_learner *learner, ptrdiff_t steps,
 /* The two halves of a step, for a loss computed elsewhere: dy (B, O), or NULL for a step without target. */
 fastlstm_status fastlstm_learner_forward(fastlstm_learner *learner, const void *x, void *y);
 fastlstm_status fastlstm_learner_backward(fastlstm_learner *learner, const void *dy);
+/* The second half for the learner's own loss: targets of one step, or NULL. */
+fastlstm_status fastlstm_learner_learn(fastlstm_learner *learner, const void *targets);
 /* Zero the state and traces of the lanes where mask (B,) is not 0; NULL: all lanes. */
 fastlstm_status fastlstm_learner_reset(fastlstm_learner *learner, const uint8_t *mask);
 /* Update the weights with the gathered gradient and clear it. */
 fastlstm_status fastlstm_learner_apply(fastlstm_learner *learner);
+
+/* ---- Learning online in chunks: any optimiser, the same gradient in matrix products (csrc/carry.h) ---- */
+
+enum {
+    FASTLSTM_TRUNCATED_RTRL = 0, /* the gradient of 1997, whatever the chunk */
+    FASTLSTM_CARRIED_BPTT = 1,   /* backpropagation in full inside the chunk, and the traces of what came before it */
+    FASTLSTM_BPTT = 2            /* the former alone */
+};
+
+typedef struct fastlstm_chunk_learner {
+    const fastlstm_engine *engine;
+    const fastlstm_layer *layers; /* none reverse, none with noise; but for BPTT, LSTMs without projection and linear layers */
+    ptrdiff_t n_layers, lanes;
+    int32_t gradient_rule;        /* as above */
+    int32_t threads;
+    ptrdiff_t window;             /* steps that are kept until their gradient is made; but for TRUNCATED_RTRL, no less than chunk */
+    void *params;   /* flat; what learns */
+    void *weights;  /* packed, of params when a call begins; kept so */
+    void *gradient; /* flat, zero at first; what it means while `gathered` is 0 is nothing */
+    void *kept;     /* fastlstm_chunk_kept_size: the window's steps; zero at first */
+    void *traces;   /* fastlstm_chunk_trace_size, zero at first; layout: csrc/carry.h; NULL for BPTT */
+    void *state;    /* fastlstm_state_size */
+    void *scratch;  /* fastlstm_chunk_scratch_size */
+    struct fastlstm_optimizer *optimizer; /* or NULL: the gradient is gathered and the parameters stay */
+    double decay;      /* lr *= decay after each update */
+    double error_bound; /* errors of all layers' outputs are kept in [-bound, bound]; INFINITY: no limit */
+    ptrdiff_t chunk;   /* parameters change every so many steps; 0: when a lane is reset, and at fastlstm_chunk_apply */
+    int32_t loss;
+    int32_t prepared;  /* inout: 0 at first and after any field but the inouts, decay and the optimiser's has changed */
+    ptrdiff_t held;    /* inout: steps in the window */
+    ptrdiff_t pending; /* inout: steps since the last update */
+    int32_t gathered;  /* inout: the gradient has something in it */
+    int32_t has_error; /* inout: a target was seen since the last update */
+    int32_t open;      /* inout: a step was begun by fastlstm_chunk_forward and waits for its error */
+    double loss_sum;   /* inout: sum of the losses of steps with a target */
+    int64_t loss_steps; /* inout: how many */
+} fastlstm_chunk_learner;
+
+/* Elements; -1 as above. */
+ptrdiff_t fastlstm_chunk_kept_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t window,
+                                   ptrdiff_t lanes);
+ptrdiff_t fastlstm_chunk_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes);
+ptrdiff_t fastlstm_chunk_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t window,
+                                      ptrdiff_t lanes, int threads);
+/* Bytes from the beginning of `kept` where the window's inputs (K, B, I), errors (K, B, O), state before its first step, bytes
+   (K, B) that tell which rows have an error, and bytes (K + 1, B) that tell which lanes start anew there, begin. For copies:
+   the rest is what running these steps again leaves there. */
+fastlstm_status fastlstm_chunk_kept_parts(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
+                                          ptrdiff_t window, ptrdiff_t lanes, ptrdiff_t part[5]);
+/* As fastlstm_learner_run. A step without any target moves nothing; the bits are those of one thread, however steps are
+   dealt out to calls. */
+fastlstm_status fastlstm_chunk_run(fastlstm_chunk_learner *learner, ptrdiff_t steps, const void *x, const void *targets,
+                                   const uint8_t *reset, void *y, ptrdiff_t *done, fastlstm_poll poll, void *context);
+/* The two halves of a step: what comes out, and its error dy (B, O) or its targets, either NULL for a step without. */
+fastlstm_status fastlstm_chunk_forward(fastlstm_chunk_learner *learner, const void *x, void *y);
+fastlstm_status fastlstm_chunk_backward(fastlstm_chunk_learner *learner, const void *dy);
+fastlstm_status fastlstm_chunk_learn(fastlstm_chunk_learner *learner, const void *targets);
+/* As those of fastlstm_learner. */
+fastlstm_status fastlstm_chunk_reset(fastlstm_chunk_learner *learner, const uint8_t *mask);
+fastlstm_status fastlstm_chunk_apply(fastlstm_chunk_learner *learner);
+/* Make the gradient of the steps in the window and move the traces past them; nothing else changes. */
+fastlstm_status fastlstm_chunk_settle(fastlstm_chunk_learner *learner);
 
 /* ---- Losses: *value and its derivative dy; csrc/loss.h and csrc/ctc.h define them ------------------------- */
 

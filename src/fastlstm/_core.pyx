@@ -49,23 +49,6 @@ cdef extern from "fastlstm.h" nogil:
         const uint8_t *reset
         void *state
         uint64_t seed
-    ctypedef struct fastlstm_learner:
-        const fastlstm_engine *engine
-        const fastlstm_layer *layers
-        Py_ssize_t n_layers, lanes
-        void *weights
-        void *velocity
-        void *gradient
-        void *traces
-        void *state
-        void *scratch
-        int32_t prepared
-        int32_t loss, update
-        double lr, momentum, decay
-        Py_ssize_t chunk, pending
-        int32_t has_error
-        double loss_sum
-        int64_t loss_steps
     ctypedef int (*fastlstm_poll)(void *) noexcept nogil
     const char *fastlstm_status_string(fastlstm_status)
     const char *fastlstm_isa_name(int)
@@ -86,16 +69,6 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_prepare(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, Py_ssize_t,
                                      Py_ssize_t, void *)
     fastlstm_status fastlstm_run(void *, const fastlstm_batch *, fastlstm_poll, void *)
-    Py_ssize_t fastlstm_trace_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
-    Py_ssize_t fastlstm_trace_canonical_size(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
-    fastlstm_status fastlstm_trace_convert(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, void *, void *, int)
-    Py_ssize_t fastlstm_learner_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
-    fastlstm_status fastlstm_learner_run(fastlstm_learner *, Py_ssize_t, const void *, const void *, const uint8_t *, void *,
-                                         Py_ssize_t *, fastlstm_poll, void *)
-    fastlstm_status fastlstm_learner_forward(fastlstm_learner *, const void *, void *)
-    fastlstm_status fastlstm_learner_backward(fastlstm_learner *, const void *)
-    fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
-    fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
 
 
 # ---- Module init: one instruction set for the life of the process -------------------------------------------------
@@ -495,6 +468,7 @@ cdef class Stream:
 cdef object np_ndarray = np.ndarray
 
 
-include "_core_learner.pxi"
 include "_core_train.pxi"
+include "_core_learner.pxi"
+include "_core_chunk.pxi"
 include "_core_coder.pxi"

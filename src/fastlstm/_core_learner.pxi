@@ -1,97 +1,121 @@
-# Learning online: the weights, traces and state of one `fastlstm_learner`. Part of _core.pyx.
+# Learning online: what all learners have in common, and the one that updates at every step. Part of _core.pyx.
+
+cdef extern from "fastlstm.h" nogil:
+    ctypedef struct fastlstm_learner:
+        const fastlstm_engine *engine
+        const fastlstm_layer *layers
+        Py_ssize_t n_layers, lanes
+        void *weights
+        void *velocity
+        void *gradient
+        void *traces
+        void *state
+        void *scratch
+        int32_t prepared
+        int32_t loss, update
+        double lr, momentum, decay
+        Py_ssize_t chunk, pending
+        int32_t has_error
+        double loss_sum
+        int64_t loss_steps
+    Py_ssize_t fastlstm_trace_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    Py_ssize_t fastlstm_trace_canonical_size(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    fastlstm_status fastlstm_trace_convert(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t, void *, void *, int)
+    Py_ssize_t fastlstm_learner_scratch_size(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    fastlstm_status fastlstm_learner_run(fastlstm_learner *, Py_ssize_t, const void *, const void *, const uint8_t *, void *,
+                                         Py_ssize_t *, fastlstm_poll, void *)
+    fastlstm_status fastlstm_learner_forward(fastlstm_learner *, const void *, void *)
+    fastlstm_status fastlstm_learner_backward(fastlstm_learner *, const void *)
+    fastlstm_status fastlstm_learner_learn(fastlstm_learner *, const void *)
+    fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
+    fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
 
 LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4}
 
 
 cdef class Learner:
-    """Base of fastlstm.OnlineLearner (docstrings there): weights, traces and state of one `fastlstm_learner`."""
+    """A network that learns while it runs; docstrings for users are in _online.py."""
     cdef readonly Network network
     cdef readonly Parameters parameters
     cdef readonly Py_ssize_t lanes
-    cdef readonly object flat_state
-    cdef object weights, velocity, gradient, traces, scratch
-    cdef fastlstm_learner c
+    cdef readonly object flat_state, optimizer
+    cdef object weights, gradient, traces, scratch
     cdef long long version
-    cdef bint dirty, busy, elementwise
-    cdef readonly object optimizer
+    cdef bint busy, elementwise
+    cdef readonly bint open  # a step waits for its error
+    cdef double *loss_sum
+    cdef int64_t *loss_steps
 
-    def __init__(self, Network network, Parameters parameters, int loss, optimizer, Py_ssize_t chunk, Py_ssize_t lanes):
-        cdef Py_ssize_t traces = fastlstm_trace_size(network.engine, network.layers, network.n_layers, lanes)
-        cdef Py_ssize_t scratch = fastlstm_learner_scratch_size(network.engine, network.layers, network.n_layers, lanes)
-        if traces < 0 or scratch < 0:
-            raise ValueError(f"the traces of {lanes} lanes do not fit into memory")
+    def __init__(self, Network network, Parameters parameters, int loss, optimizer, Py_ssize_t lanes):
         self.network, self.parameters, self.lanes, self.optimizer = network, parameters, lanes, optimizer
         self.flat_state = network.new_state(lanes)
-        self.traces = aligned(traces + 1, network.dtype)
-        self.scratch = aligned(scratch, network.dtype)
         self.weights = aligned(network.n_packed, network.dtype)
-        if optimizer is None or chunk != 1:
-            self.gradient = aligned(network.n_packed, network.dtype)
-        if optimizer is not None and optimizer.momentum:
-            self.velocity = aligned(network.n_packed, network.dtype)
         self.elementwise = loss in (LOSSES["mse"], LOSSES["sse"], LOSSES["binary_cross_entropy"])
         self.version = -1
-        self.c.engine, self.c.layers, self.c.n_layers, self.c.lanes = network.engine, network.layers, network.n_layers, lanes
-        self.c.weights, self.c.velocity, self.c.gradient = data(self.weights), data(self.velocity), data(self.gradient)
-        self.c.traces, self.c.state, self.c.scratch = data(self.traces), data(self.flat_state), data(self.scratch)
-        self.c.loss, self.c.update, self.c.chunk = loss, optimizer is not None, chunk
 
-    # Weights and velocity: the packed ones are the truth between `take` and `write_back`.
+    # What each kind of learner does in its own way.
 
-    def _idle(self):
+    cdef int pull(self) except -1:
+        """Have the newest weights and rates."""
+        raise NotImplementedError
+
+    cdef int push(self) except -1:
+        """Tell of weights and rates that may have changed."""
+        raise NotImplementedError
+
+    cdef fastlstm_status c_run(self, Py_ssize_t steps, void *x, void *targets, const uint8_t *reset, void *y, Py_ssize_t *done,
+                               fastlstm_poll poll, void *context) noexcept nogil:
+        return FASTLSTM_OK
+
+    cdef fastlstm_status c_forward(self, void *x, void *y) noexcept nogil:
+        return FASTLSTM_OK
+
+    cdef fastlstm_status c_backward(self, void *dy) noexcept nogil:
+        return FASTLSTM_OK
+
+    cdef fastlstm_status c_learn(self, void *targets) noexcept nogil:
+        return FASTLSTM_OK
+
+    cdef fastlstm_status c_reset(self, const uint8_t *mask) noexcept nogil:
+        return FASTLSTM_OK
+
+    cdef fastlstm_status c_apply(self) noexcept nogil:
+        return FASTLSTM_OK
+
+    # Calls.
+
+    def idle(self):
         """Raise if a thread is in the middle of a step."""
         if self.busy:
             raise RuntimeError("this learner is in use by another thread")
 
     cdef int take(self) except -1:
-        """Begin a call: have the newest weights, velocity and rates."""
+        """Begin a call. A step that waits for its error gets none."""
         if self.busy:
-            self._idle()
-        if self.parameters.root().version != self.version:
-            flat = np.ascontiguousarray(self.parameters.fetch())
-            check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.weights)))
-            if self.velocity is not None:  # whoever moved the weights may have moved it too
-                flat = np.ascontiguousarray(self.optimizer.velocity_of(self.parameters))
-                check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.velocity)))
-            self.version = self.parameters.root().version
-        if self.optimizer is not None:
-            self.c.lr, self.c.momentum, self.c.decay = self.optimizer.lr, self.optimizer.momentum, self.optimizer.decay
+            self.idle()
+        self.pull()
         self.busy = True
+        if self.open:
+            self.open = False
+            check(self.c_backward(NULL))
         return 0
 
     cdef int give(self) except -1:
-        """End a call that may have changed weights."""
-        cdef Parameters root
+        """End a call."""
         self.busy = False
-        if self.optimizer is not None:
-            if self.c.decay != 1:
-                self.optimizer.lr = self.c.lr
-            root = self.parameters.root()
-            root.version += 1
-            self.version = root.version
-            if not self.dirty:
-                self.dirty = True
-                root.owners.append(self)
+        self.push()
         return 0
-
-    def write_back(self):
-        """Write weights and velocity to the flat arrays they came from (called by Parameters.fetch)."""
-        cdef object flat = self.parameters.part(self.parameters.root()._data)
-        check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.weights), data(flat)))
-        if self.velocity is not None:
-            flat = self.optimizer.velocity_of(self.parameters)
-            check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.velocity), data(flat)))
-        self.dirty = False
 
     def sync(self):
         """Make the flat parameters and the optimizer's state current."""
         self.parameters.fetch()
 
-    # Steps.
-
     @property
     def loss(self):
-        return self.c.loss_sum / self.c.loss_steps if self.c.loss_steps else float("nan")
+        return self.loss_sum[0] / self.loss_steps[0] if self.loss_steps[0] else float("nan")
+
+    def set_loss(self, double loss_sum, int64_t loss_steps):
+        self.loss_sum[0], self.loss_steps[0] = loss_sum, loss_steps
 
     cdef bint fits(self, object x, int typenum, Py_ssize_t width):
         """Whether x is an array (lanes, width), or (width,) for one lane, ready for C."""
@@ -105,7 +129,7 @@ cdef class Learner:
             return cnp.PyArray_DIM(a, 0) == self.lanes and cnp.PyArray_DIM(a, 1) == width
         return ndim == 1 and self.lanes == 1 and cnp.PyArray_DIM(a, 0) == width
 
-    def _step(self, x, target):
+    def step(self, x, target):
         """One step for arguments that are ready for C as they are; None for any others."""
         cdef cnp.npy_intp shape[2]
         cdef Py_ssize_t done = 0
@@ -126,14 +150,14 @@ cdef class Learner:
         cdef void *ct = data(target)
         cdef void *cy = data(y)
         self.take()
-        self.c.loss_sum, self.c.loss_steps = 0, 0
+        self.loss_sum[0], self.loss_steps[0] = 0, 0
         with nogil:
-            status = fastlstm_learner_run(&self.c, 1, cx, ct, NULL, cy, &done, NULL, NULL)
+            status = self.c_run(1, cx, ct, NULL, cy, &done, NULL, NULL)
         self.give()
         check(status)
         return y
 
-    def _run(self, x, targets, reset, y):
+    def run(self, x, targets, reset, y):
         """x (T, lanes, I), checked targets and reset -> y."""
         cdef Py_ssize_t steps = x.shape[0], done = 0
         cdef list raised = []
@@ -144,74 +168,175 @@ cdef class Learner:
         cdef const uint8_t *cr = <const uint8_t *>data(reset)
         cdef void *holder = <void *>raised
         self.take()
-        self.c.loss_sum, self.c.loss_steps = 0, 0
+        self.loss_sum[0], self.loss_steps[0] = 0, 0
         with nogil:
-            status = fastlstm_learner_run(&self.c, steps, cx, ct, cr, cy, &done, poll, holder)
+            status = self.c_run(steps, cx, ct, cr, cy, &done, poll, holder)
         self.give()
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
 
-    def _set_loss(self, double loss_sum, int64_t loss_steps):
-        self.c.loss_sum, self.c.loss_steps = loss_sum, loss_steps
-
-    def _forward(self, x, y):
+    def forward(self, x, y):
+        """The first half of a step, x (lanes, I) -> y."""
+        cdef fastlstm_status status
+        cdef void *cx = data(x)
+        cdef void *cy = data(y)
         self.take()
-        cdef fastlstm_status status = fastlstm_learner_forward(&self.c, data(x), data(y))
+        with nogil:
+            status = self.c_forward(cx, cy)
+        self.open = status == FASTLSTM_OK
         self.give()
         check(status)
 
-    def _backward(self, dy):
+    cdef int finish(self, bint named, object errors) except -1:
+        cdef fastlstm_status status
+        cdef void *ce = data(errors)
+        if self.busy:
+            self.idle()
+        self.pull()
+        self.busy = True
+        self.open = False
+        with nogil:
+            status = self.c_learn(ce) if named else self.c_backward(ce)
+        self.give()
+        check(status)
+        return 0
+
+    def backward(self, dy):
+        """The second half, of a loss computed elsewhere: dy (lanes, O) or None."""
+        self.finish(False, dy)
+
+    def learn(self, targets):
+        """The second half, of the learner's own loss."""
+        self.loss_sum[0], self.loss_steps[0] = 0, 0
+        self.finish(True, targets)
+
+    def undo(self, before):
+        """Forget the first half of a step; `before`: the state before it."""
+        self.open = False
+        self.flat_state[:] = before
+
+    def reset(self, mask):
         self.take()
-        cdef fastlstm_status status = fastlstm_learner_backward(&self.c, data(dy))
+        cdef fastlstm_status status = self.c_reset(<const uint8_t *>data(mask))
         self.give()
         check(status)
 
-    def _reset(self, mask):
+    def apply(self):
         self.take()
-        cdef fastlstm_status status = fastlstm_learner_reset(&self.c, <const uint8_t *>data(mask))
+        cdef fastlstm_status status = self.c_apply()
         self.give()
         check(status)
 
-    def _apply(self):
-        self.take()
-        cdef fastlstm_status status = fastlstm_learner_apply(&self.c)
-        self.give()
-        check(status)
+    def close(self):
+        """A step that waits for its error gets none."""
+        if self.open:
+            self.take()
+            self.give()
 
-    def _clear_traces(self):
+    def set_state(self, flat):
+        """A new state, without a past."""
+        self.close()
+        self.flat_state[:] = flat
         self.traces[:] = 0
 
-    def _gradient(self):
-        """The gathered gradient as a flat array in the parameters' order; zeros if every step updates."""
-        flat = np.zeros(self.network.n_params, self.network.dtype)
-        if self.gradient is not None:
-            self.network.unpack(self.gradient, flat)
-        return flat
 
-    def _zero_gradient(self):
-        if self.gradient is not None:
-            self.gradient[:] = 0
-        self.c.has_error = 0
+cdef class StepLearner(Learner):
+    """Truncated RTRL with an update at every step, in one pass over weights and traces (csrc/learn.h).
 
-    def _memory(self):
+    The packed weights and velocity are the truth between `pull` and `write_back`."""
+    cdef object velocity
+    cdef fastlstm_learner c
+    cdef bint dirty
+
+    def __init__(self, Network network, Parameters parameters, int loss, optimizer, Py_ssize_t lanes):
+        cdef Py_ssize_t traces = fastlstm_trace_size(network.engine, network.layers, network.n_layers, lanes)
+        cdef Py_ssize_t scratch = fastlstm_learner_scratch_size(network.engine, network.layers, network.n_layers, lanes)
+        if traces < 0 or scratch < 0:
+            raise ValueError(f"the traces of {lanes} lanes do not fit into memory")
+        super().__init__(network, parameters, loss, optimizer, lanes)
+        self.traces = aligned(traces + 1, network.dtype)
+        self.scratch = aligned(scratch, network.dtype)
+        if optimizer.momentum:
+            self.velocity = aligned(network.n_packed, network.dtype)
+        self.c.engine, self.c.layers, self.c.n_layers, self.c.lanes = network.engine, network.layers, network.n_layers, lanes
+        self.c.weights, self.c.velocity, self.c.scratch = data(self.weights), data(self.velocity), data(self.scratch)
+        self.c.traces, self.c.state = data(self.traces), data(self.flat_state)
+        self.c.loss, self.c.update, self.c.chunk = loss, 1, 1
+        self.loss_sum, self.loss_steps = &self.c.loss_sum, &self.c.loss_steps
+
+    cdef int pull(self) except -1:
+        if self.parameters.root().version != self.version:
+            flat = np.ascontiguousarray(self.parameters.fetch())
+            check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.weights)))
+            if self.velocity is not None:  # whoever moved the weights may have moved it too
+                flat = np.ascontiguousarray(self.optimizer.velocity_of(self.parameters))
+                check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.velocity)))
+            self.version = self.parameters.root().version
+        self.c.lr, self.c.momentum, self.c.decay = self.optimizer.lr, self.optimizer.momentum, self.optimizer.decay
+        return 0
+
+    cdef int push(self) except -1:
+        cdef Parameters root = self.parameters.root()
+        if self.c.decay != 1:
+            self.optimizer.lr = self.c.lr
+        root.version += 1
+        self.version = root.version
+        if not self.dirty:
+            self.dirty = True
+            root.owners.append(self)
+        return 0
+
+    cdef fastlstm_status c_run(self, Py_ssize_t steps, void *x, void *targets, const uint8_t *reset, void *y, Py_ssize_t *done,
+                               fastlstm_poll poll, void *context) noexcept nogil:
+        return fastlstm_learner_run(&self.c, steps, x, targets, reset, y, done, poll, context)
+
+    cdef fastlstm_status c_forward(self, void *x, void *y) noexcept nogil:
+        return fastlstm_learner_forward(&self.c, x, y)
+
+    cdef fastlstm_status c_backward(self, void *dy) noexcept nogil:
+        return fastlstm_learner_backward(&self.c, dy)
+
+    cdef fastlstm_status c_learn(self, void *targets) noexcept nogil:
+        return fastlstm_learner_learn(&self.c, targets)
+
+    cdef fastlstm_status c_reset(self, const uint8_t *mask) noexcept nogil:
+        return fastlstm_learner_reset(&self.c, mask)
+
+    cdef fastlstm_status c_apply(self) noexcept nogil:
+        return fastlstm_learner_apply(&self.c)
+
+    def write_back(self):
+        """Write weights and velocity to the flat arrays they came from (called by Parameters.fetch)."""
+        cdef object flat = self.parameters.part(self.parameters.root()._data)
+        check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.weights), data(flat)))
+        if self.velocity is not None:
+            flat = self.optimizer.velocity_of(self.parameters)
+            check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.velocity), data(flat)))
+        self.dirty = False
+
+    def gradients(self):
+        """The gradient gathered since the last update, as a flat array in the parameters' order: there is none."""
+        return np.zeros(self.network.n_params, self.network.dtype)
+
+    def zero_gradient(self):
+        pass
+
+    def memory(self):
         """Everything but the network, the weights and the optimizer, in a form that no instruction set shapes."""
+        self.close()
         cdef Py_ssize_t size = fastlstm_trace_canonical_size(self.network.layers, self.network.n_layers, self.lanes)
         traces = np.zeros(size, self.network.dtype)
         check(fastlstm_trace_convert(self.network.engine, self.network.layers, self.network.n_layers, self.lanes, data(self.traces), data(traces), 1))
-        return {"state": np.array(self.flat_state), "traces": traces, "gradient": self._gradient(),
-                "pending": self.c.pending, "has_error": self.c.has_error, "loss": (self.c.loss_sum, self.c.loss_steps)}
+        return {"state": np.array(self.flat_state), "traces": traces, "loss": (self.c.loss_sum, self.c.loss_steps)}
 
-    def _set_memory(self, memory):
+    def set_memory(self, memory):
         traces = memory["traces"]
         check(fastlstm_trace_convert(self.network.engine, self.network.layers, self.network.n_layers, self.lanes, data(self.traces), data(traces), 0))
         self.flat_state[:] = memory["state"]
-        if self.gradient is not None:
-            check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(memory["gradient"]), data(self.gradient)))
-        self.c.pending, self.c.has_error = memory["pending"], memory["has_error"]
         self.c.loss_sum, self.c.loss_steps = memory["loss"]
 
     def nbytes(self):
         """Bytes that this learner holds, all taken when it is made."""
-        arrays = (self.weights, self.velocity, self.gradient, self.traces, self.flat_state, self.scratch)
+        arrays = (self.weights, self.velocity, self.traces, self.flat_state, self.scratch)
         return sum(a.nbytes for a in arrays if a is not None)

@@ -88,17 +88,23 @@ def ctc(y, targets, target_lengths, lengths, int64_t blank):
 OPTIMIZERS = {"SGD": 0, "RMSprop": 1, "Adam": 2, "AdamW": 3}
 
 
-def update(str kind, weights, gradient, first, second, int64_t steps, double lr, double weight_decay=0, double momentum=0,
-           bint nesterov=False, double beta1=0, double beta2=0, double eps=0, double clip_norm=0):
-    """One update, after `steps` of them, of flat arrays; `first` and `second` are as in fastlstm.h, or None."""
+cdef fastlstm_optimizer rule_of(str kind, first, second, int64_t steps, double lr, dict options) except *:
+    """`first` and `second` are as in fastlstm.h, or None; options by their names there."""
     cdef fastlstm_optimizer o
+    o.kind, o.nesterov, o.steps = OPTIMIZERS[kind], options.get("nesterov", False), steps
+    o.lr, o.momentum, o.norm = lr, options.get("momentum", 0), 0
+    o.weight_decay, o.clip_norm = options.get("weight_decay", 0), options.get("clip_norm", 0)
+    o.beta1, o.beta2, o.eps = options.get("beta1", 0), options.get("beta2", 0), options.get("eps", 0)
+    o.first, o.second = data(first), data(second)
+    return o
+
+
+def update(str kind, weights, gradient, first, second, int64_t steps, double lr, **options):
+    """One update, after `steps` of them, of flat arrays."""
+    cdef fastlstm_optimizer o = rule_of(kind, first, second, steps, lr, options)
     cdef const fastlstm_engine *engine = engine_of(weights.dtype)
     cdef fastlstm_status status
     cdef Py_ssize_t n = weights.shape[0]
-    o.kind, o.nesterov, o.steps = OPTIMIZERS[kind], nesterov, steps
-    o.lr, o.momentum, o.weight_decay, o.clip_norm = lr, momentum, weight_decay, clip_norm
-    o.beta1, o.beta2, o.eps, o.norm = beta1, beta2, eps, 0
-    o.first, o.second = data(first), data(second)
     cdef void *cw = data(weights)
     cdef void *cg = data(gradient)
     with nogil:

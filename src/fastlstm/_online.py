@@ -3,13 +3,15 @@
 import numpy as np
 
 from fastlstm import _core
-from fastlstm._checks import as_anything, as_choice, as_input, as_loss, as_mask, as_size, ndim_of
+from fastlstm._checks import as_anything, as_choice, as_input, as_loss, as_mask, as_number, as_size, ndim_of
 from fastlstm._layer import Layer
 from fastlstm._layers import LINEAR_KIND, LSTM_KIND, NOISE
-from fastlstm._optim import SGD
+from fastlstm._optim import SGD, Optimizer
+
+WINDOW = 32  # steps whose truncated gradient is made at once: traces are read and written once for all of them
 
 
-class OnlineLearner(_core.Learner):
+class OnlineLearner:
     """Learns while it runs, one step after the other, in memory that is fixed when it is made.
 
     Parameters
@@ -20,14 +22,19 @@ class OnlineLearner(_core.Learner):
         "mse", "sse" (half the sum of squared errors, the paper's), "cross_entropy" (y are scores before the softmax,
         targets integer classes) or "binary_cross_entropy" (y are probabilities); all as in `fastlstm.losses`. A
         callable gets ``(y, target)``, arrays (lanes, O), and returns ``(loss, dy)``.
-    optimizer : SGD or None
-        None leaves the weights alone and gathers the gradient.
-    gradient : "truncated-rtrl"
+    optimizer : Optimizer or None
+        `SGD`, `RMSprop`, `Adam` or `AdamW`; None leaves the weights alone and gathers the gradient.
+    gradient : "truncated-rtrl", "carried-bptt" or "bptt"
+        The gradient of the 1997 paper, whatever `chunk`; full backpropagation inside the chunk, plus the eligibility
+        traces that carry the constant error carousel's path from before it; plain truncated backpropagation over
+        the chunk, for comparison. The last is all there is for a GRU, an RNN or a projection.
     chunk : int or "episode"
-        Weights change after every `chunk` steps, or at `reset` and `apply` only.
+        Weights change after every `chunk` steps, or at `reset` and `apply` only (the first gradient alone).
     lanes : int
         Independent streams that learn one shared network. Each has traces of its own: for an LSTM layer of I
-        inputs and H units about 3 H (I + H + 2) numbers; `nbytes()` tells.
+        inputs and H units about 3 H (I + H + 1) numbers; `memory_for` tells before they are taken, `nbytes` after.
+    error_bound : float, optional
+        The errors of each unit's output, in all layers and at each step, are kept in [-error_bound, error_bound].
 
     Notes
     -----
@@ -57,36 +64,50 @@ class OnlineLearner(_core.Learner):
     True
     """
 
-    def __init__(self, net, loss="mse", optimizer=None, gradient="truncated-rtrl", chunk=1, lanes=1):
-        if not isinstance(net, Layer):
-            raise TypeError(f"net must be a fastlstm layer, not {type(net).__name__}")
-        if any(spec["reverse"] for spec in net._specs):
-            raise ValueError(
-                "a bidirectional layer cannot learn online: its backward direction needs the end of the sequence"
-            )
-        if any(spec["kind"] not in (LSTM_KIND, LINEAR_KIND) or spec["proj_size"] for spec in net._specs):
-            raise ValueError("net has a GRU, an RNN or a projection, for which the gradient of 1997 is not defined")
-        if any(spec[name] for spec in net._specs for name in NOISE):
-            raise ValueError("net has dropout or zoneout, which a learner does not apply")
-        if optimizer is not None and not isinstance(optimizer, SGD):
-            raise TypeError(f"optimizer must be fastlstm.SGD or None, not {type(optimizer).__name__}")
+    def __init__(
+        self, net, loss="mse", optimizer=None, gradient="truncated-rtrl", chunk=1, lanes=1, *, error_bound=None
+    ):
+        check_network(net, as_choice(gradient, "gradient", tuple(_core.GRADIENTS)))
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be an optimizer of fastlstm or None, not {type(optimizer).__name__}")
         if optimizer is not None and optimizer.net is not net:
             raise ValueError("optimizer was made for another network than net")
-        if optimizer is not None and (optimizer.weight_decay or optimizer.nesterov or optimizer.clip_norm):
-            raise ValueError("optimizer has weight_decay, nesterov or clip_norm, which a learner does not apply")
         if not callable(loss):
             as_choice(loss, "loss", [name for name in _core.LOSSES if name])
-        as_choice(gradient, "gradient", ("truncated-rtrl",))
-        steps = 0 if isinstance(chunk, str) and chunk == "episode" else as_size(chunk, "chunk")
-        super().__init__(
-            net._network,
-            net._parameters,
-            0 if callable(loss) else _core.LOSSES[loss],
-            optimizer,
-            steps,
-            as_size(lanes, "lanes"),
-        )
-        self.net, self._loss, self.chunk = net, loss, chunk
+        steps, window = chunk_and_window(gradient, chunk)
+        bound = np.inf if error_bound is None else as_number(error_bound, "error_bound", 0, low_in=False)
+        each = isinstance(optimizer, SGD) and not (optimizer.weight_decay or optimizer.nesterov or optimizer.clip_norm)
+        kind = 0 if callable(loss) else _core.LOSSES[loss]
+        lanes = as_size(lanes, "lanes")
+        if gradient == "truncated-rtrl" and chunk == 1 and each and bound == np.inf:
+            self._core = _core.StepLearner(net._network, net._parameters, kind, optimizer, lanes)
+        else:
+            self._core = _core.ChunkLearner(
+                net._network, net._parameters, kind, optimizer, lanes, gradient, steps, window, bound
+            )
+        self.net, self.optimizer, self.lanes = net, optimizer, lanes
+        self.gradient, self.chunk, self.error_bound, self._loss = gradient, chunk, error_bound, loss
+        self._y = None  # of a prediction that a callable loss will judge
+
+    @staticmethod
+    def memory_for(net, gradient="truncated-rtrl", chunk=1, lanes=1):
+        """Bytes that such a learner would hold, about; none are taken.
+
+        Parameters
+        ----------
+        net : Layer
+        gradient, chunk, lanes
+            As for a learner.
+
+        Returns
+        -------
+        int
+        """
+        check_network(net, as_choice(gradient, "gradient", tuple(_core.GRADIENTS)))
+        size = _core.chunk_nbytes(net._network, gradient, chunk_and_window(gradient, chunk)[1], as_size(lanes, "lanes"))
+        if size < 0:
+            raise ValueError(f"a learner of {lanes} lanes does not fit into memory")
+        return size
 
     def step(self, x, target=None):
         """Run one step, and learn from its target if it has one.
@@ -102,14 +123,57 @@ class OnlineLearner(_core.Learner):
         y : array (O,) or (lanes, O)
             The prediction made before learning from `target`.
         """
-        y = self._step(x, target)
+        y = self._core.step(x, target)
         if y is not None:
             return y
-        lead = () if self.lanes == 1 and ndim_of(x) == 1 else (self.lanes,)
-        x = as_input(x, "x", self.network.dtype, (*lead, self.network.input_size))
+        x, lead = self._input(x)
         if target is not None:
             target = self._targets(target, lead, "target")
         return self._learn(x[None], target, None)[0]
+
+    def predict(self, x):
+        """The first half of a step: what comes out, before its target is known; `learn` is the second half.
+
+        Parameters
+        ----------
+        x : array (I,) for one lane, or (lanes, I)
+
+        Returns
+        -------
+        y : array (O,) or (lanes, O)
+            The state has moved on. A prediction without `learn` before the next call is a step without a target.
+        """
+        x, lead = self._input(x)
+        y = np.empty((*lead, self._core.network.output_size), self._core.network.dtype)
+        self._core.forward(x, y)
+        self._y = y if callable(self._loss) else None
+        return y.copy() if callable(self._loss) else y
+
+    def learn(self, target=None):
+        """The second half of a step: learn from the target of the last prediction; both together are `step`.
+
+        Parameters
+        ----------
+        target : array as for `step`, or (lanes, ...) whatever the form of x; optional
+        """
+        if not self._core.open:
+            raise ValueError("there is no prediction to learn from: call predict first")
+        if target is not None:
+            flat = self.lanes == 1 and ndim_of(target) == (0 if self._classes(target) else 1)
+            target = self._targets(target, () if flat else (self.lanes,), "target")
+        if not callable(self._loss):
+            self._core.learn(target)
+            return
+        y, dy, losses = self._y.reshape(self.lanes, -1), None, []
+        if target is not None and not missing(target[0]):
+            loss, dy = as_loss(self._loss(y.copy(), target[0]), y.dtype, y.shape)
+            losses.append(loss)
+        self._core.backward(dy)
+        self._core.set_loss(sum(losses), len(losses))
+
+    def _input(self, x):
+        lead = () if self.lanes == 1 and ndim_of(x) == 1 else (self.lanes,)
+        return as_input(x, "x", self._core.network.dtype, (*lead, self._core.network.input_size)), lead
 
     def run(self, xs, targets=None, reset=None):
         """Run many steps, learning at each that has a target: the same bits as stepping, in one call without the GIL.
@@ -128,7 +192,7 @@ class OnlineLearner(_core.Learner):
             then stays.
         """
         lead = () if self.lanes == 1 and ndim_of(xs) == 2 else (self.lanes,)
-        xs = as_input(xs, "xs", self.network.dtype, (-1, *lead, self.network.input_size))
+        xs = as_input(xs, "xs", self._core.network.dtype, (-1, *lead, self._core.network.input_size))
         steps = len(xs)
         if targets is not None:
             targets = self._targets(targets, (steps, *lead), "targets")
@@ -140,31 +204,36 @@ class OnlineLearner(_core.Learner):
         return self._learn(xs, targets, reset)
 
     def _learn(self, x, targets, reset):
-        y = np.empty((*x.shape[:-1], self.network.output_size), self.network.dtype)
+        y = np.empty((*x.shape[:-1], self._core.network.output_size), self._core.network.dtype)
         x, out = x.reshape(len(x), self.lanes, -1), y.reshape(len(x), self.lanes, -1)
         if callable(self._loss):
             self._run_callable(x, targets, reset, out)
         else:
-            self._run(x, targets, reset, out)
+            self._core.run(x, targets, reset, out)
         return y
+
+    def _classes(self, targets, name="target"):
+        """Whether these are classes: a callable loss takes both kinds."""
+        if not callable(self._loss):
+            return self._loss == "cross_entropy"
+        return as_anything(targets, name, "biuf").dtype.kind in "iu"
 
     def _targets(self, targets, lead, name):
         """Targets for outputs (*lead, O), as (T, lanes) classes or (T, lanes, O) real numbers."""
-        shape = (*lead, self.network.output_size)
-        classes = self._loss == "cross_entropy"
+        shape = (*lead, self._core.network.output_size)
+        classes = self._classes(targets, name)
         if callable(self._loss):  # integers are classes, unless they have the outputs' shape
             targets = as_anything(targets, name, "biuf")
-            classes = targets.dtype.kind in "iu"
             if classes and targets.shape == shape:
                 return targets.reshape(-1, self.lanes, shape[-1])
         if not classes:
-            return as_input(targets, name, self.network.dtype, shape).reshape(-1, self.lanes, shape[-1])
+            return as_input(targets, name, self._core.network.dtype, shape).reshape(-1, self.lanes, shape[-1])
         targets = as_anything(targets, name, "iu")
         if targets.shape == (*lead, 1) and self.lanes == 1:
             targets = targets[..., 0]
         if targets.shape != lead:
             raise ValueError(f"{name} has shape {targets.shape} and must have {lead}")
-        low, high, last = targets.min(), targets.max(), self.network.output_size - 1
+        low, high, last = targets.min(), targets.max(), self._core.network.output_size - 1
         if low < -1 or high > last:
             raise ValueError(f"{name} has classes from {low} to {high} and must have -1 to {last}")
         return np.ascontiguousarray(targets, np.int64).reshape(-1, self.lanes)
@@ -173,81 +242,121 @@ class OnlineLearner(_core.Learner):
         losses = []
         for t in range(len(x)):
             if reset is not None and reset[t].any():
-                self._reset(reset[t])
-            target = None if targets is None else targets[t]
-            if target is not None and (target < 0 if target.ndim == 1 else np.isnan(target)).all():
-                target = None
-            before = self.flat_state.copy()
-            self._forward(x[t], y[t])
+                self._core.reset(reset[t])
+            target = None if targets is None or missing(targets[t]) else targets[t]
+            before = self._core.flat_state.copy()
+            self._core.forward(x[t], y[t])
             dy = None
             if target is not None:
                 try:
-                    loss, dy = as_loss(self._loss(y[t].copy(), target), self.network.dtype, y[t].shape)
+                    loss, dy = as_loss(self._loss(y[t].copy(), target), y.dtype, y[t].shape)
                 except BaseException:
-                    self.flat_state[:] = before  # as if the step had not been asked for
+                    self._core.undo(before)  # as if the step had not been asked for
                     raise
                 losses.append(loss)
-            self._backward(dy)
-        self._set_loss(sum(losses), len(losses))
+            self._core.backward(dy)
+        self._core.set_loss(sum(losses), len(losses))
 
     def reset(self, mask=None):
         """An episode ends: zero the state and the traces of all lanes, or of those where `mask` (lanes,) is true.
 
         With ``chunk="episode"`` the gathered gradient is applied first.
         """
-        self._reset(None if mask is None else as_mask(mask, "mask", (self.lanes,)))
+        self._core.reset(None if mask is None else as_mask(mask, "mask", (self.lanes,)))
 
     def apply(self):
         """Update the weights now with the gradient gathered since the last update, and clear it."""
         if self.optimizer is None:
             raise ValueError("this learner has no optimizer to apply")
-        self._apply()
+        self._core.apply()
 
     def gradients(self):
         """The gradient gathered since the last update: parameter name -> array copy.
 
-        Zeros with ``chunk=1`` and an optimizer, which uses up the gradient of every step in passing.
+        Zeros with ``chunk=1`` and an optimizer, which uses up the gradient of every step.
         """
-        flat = self._gradient()
+        flat = self._core.gradients()
         return {
             name: flat[at : at + int(np.prod(shape))].reshape(shape) for name, (at, shape) in self.net._shapes.items()
         }
 
     def zero_grad(self):
         """Forget the gathered gradient."""
-        self._zero_gradient()
+        self._core.zero_gradient()
+
+    @property
+    def loss(self):
+        """Mean loss of the last call over its steps with a target; NaN if it had none."""
+        return self._core.loss
+
+    def nbytes(self):
+        """Bytes that this learner holds beside the network; all were taken when it was made."""
+        return self._core.nbytes()
 
     @property
     def state(self):
         """The state, a copy, as a stream's; setting it clears the traces."""
-        self._idle()
-        return self.net._wrap_state(self.net._state_views(self.flat_state.copy(), self.lanes))
+        self._core.idle()
+        return self.net._wrap_state(self.net._state_views(self._core.flat_state.copy(), self.lanes))
 
     @state.setter
     def state(self, state):
-        self._idle()
-        flat = self.network.new_state(self.lanes)
+        self._core.idle()
+        flat = self._core.network.new_state(self.lanes)
         self.net._fill_state(flat, self.lanes, state)
-        self.flat_state[:] = flat
-        self._clear_traces()
+        self._core.set_state(flat)
 
     def __getstate__(self):
-        self._idle()
+        self._core.idle()
         return {
             "net": self.net,
             "optimizer": self.optimizer,
             "loss": self._loss,
+            "gradient": self.gradient,
             "chunk": self.chunk,
             "lanes": self.lanes,
-            "memory": self._memory(),
+            "error_bound": self.error_bound,
+            "memory": self._core.memory(),
         }
 
     def __reduce__(self):
-        self.sync()
+        self._core.sync()
         return _restore, (type(self), self.__getstate__())
 
 
+def check_network(net, gradient):
+    """Raise unless this gradient is defined for all layers."""
+    if not isinstance(net, Layer):
+        raise TypeError(f"net must be a fastlstm layer, not {type(net).__name__}")
+    if any(spec["reverse"] for spec in net._specs):
+        raise ValueError(
+            "a bidirectional layer cannot learn online: its backward direction needs the end of the sequence"
+        )
+    plain = all(spec["kind"] in (LSTM_KIND, LINEAR_KIND) and not spec["proj_size"] for spec in net._specs)
+    if gradient != "bptt" and not plain:
+        raise ValueError(
+            f'net has a GRU, an RNN or a projection, for which gradient="{gradient}" is not defined: use "bptt"'
+        )
+    if any(spec[name] for spec in net._specs for name in NOISE):
+        raise ValueError("net has dropout or zoneout, which a learner does not apply")
+
+
+def chunk_and_window(gradient, chunk):
+    """`chunk` in steps, 0 for an episode, and the steps that are kept until their gradient is made."""
+    episode = isinstance(chunk, str) and chunk == "episode"
+    if episode and gradient != "truncated-rtrl":
+        raise ValueError(f'chunk="episode" has no bound, which gradient="{gradient}" needs: give a number of steps')
+    steps = 0 if episode else as_size(chunk, "chunk")
+    return steps, (min(steps, WINDOW) or WINDOW) if gradient == "truncated-rtrl" else steps
+
+
+def missing(target):
+    """Whether no element of a step's target, (lanes,) classes or (lanes, O) numbers, is one."""
+    return (target < 0 if target.ndim == 1 else np.isnan(target)).all()
+
+
 def _restore(cls, saved):
-    learner = cls(saved["net"], saved["loss"], saved["optimizer"], chunk=saved["chunk"], lanes=saved["lanes"])
-    learner._set_memory(saved["memory"])
+    memory = saved.pop("memory")
+    learner = cls(**saved)
+    learner._core.set_memory(memory)
     return learner

@@ -52,10 +52,15 @@ class Optimizer:
         """The options as `_core.update` takes them."""
         return self._options | {"clip_norm": self.clip_norm or 0.0}
 
+    @property
+    def arrays(self):
+        """The two arrays like the parameters, each None where the rule does not need it (for learners)."""
+        return tuple(self._arrays.get(name) for name in self._names)
+
     def step(self):
         """Update the parameters of the network with its `grad`."""
         weights, gradient = self.net._parameters.fetch(), np.ascontiguousarray(self.net.grad)
-        first, second = (self._arrays.get(name) for name in self._names)
+        first, second = self.arrays
         _core.update(type(self)._rule, weights, gradient, first, second, self._steps, self._lr, **self._numbers())
         self._steps += 1
         self.net._parameters.changed()
@@ -120,7 +125,7 @@ class SGD(Optimizer):
     Notes
     -----
     With a momentum of 0, this is the rule of the 1997 paper. `lr` is the current rate; assigning it sets it, as
-    `fastlstm.schedules` do. An `OnlineLearner` applies momentum and decay alone.
+    `fastlstm.schedules` do.
 
     Examples
     --------

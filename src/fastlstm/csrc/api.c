@@ -208,6 +208,7 @@ static int counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps
 /* ---- Sizes ---- */
 
 #define FL_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define FL_MIN(a, b) ((a) < (b) ? (a) : (b))
 
 ptrdiff_t fastlstm_params_size(const fastlstm_layer *layers, ptrdiff_t n_layers) {
     ptrdiff_t size = 0;
@@ -756,17 +757,21 @@ static void learner_prepare(fastlstm_learner *m) {
     m->prepared = 1;
 }
 
+static fastlstm_status targets_check(int loss, const void *targets, ptrdiff_t count, ptrdiff_t O) {
+    const int64_t *classes = (const int64_t *)targets;
+    for (ptrdiff_t j = 0; targets && loss == FASTLSTM_CROSS_ENTROPY && j < count; j++)
+        if (classes[j] < -1 || classes[j] >= O) return FASTLSTM_BAD_ARGUMENT;
+    return FASTLSTM_OK;
+}
+
 fastlstm_status fastlstm_learner_run(fastlstm_learner *m, ptrdiff_t steps, const void *x, const void *targets, const uint8_t *reset,
                                      void *y, ptrdiff_t *done, fastlstm_poll poll, void *context) {
-    const fastlstm_status status = learner_check(m);
+    fastlstm_status status = learner_check(m);
     if (status) return status;
     if (steps <= 0 || !x || !y || !done) return FASTLSTM_BAD_ARGUMENT;
     if (times(times(steps, m->lanes), FL_MAX(m->layers[0].input_size, m->layers[m->n_layers - 1].hidden_size)) < 0) return FASTLSTM_TOO_LARGE;
-    if (targets && m->loss == FASTLSTM_CROSS_ENTROPY) {
-        const int64_t *classes = (const int64_t *)targets, O = m->layers[m->n_layers - 1].hidden_size;
-        for (ptrdiff_t j = 0; j < steps * m->lanes; j++)
-            if (classes[j] < -1 || classes[j] >= O) return FASTLSTM_BAD_ARGUMENT;
-    }
+    status = targets_check(m->loss, targets, steps * m->lanes, m->layers[m->n_layers - 1].hidden_size);
+    if (status) return status;
     learner_prepare(m);
     return m->engine->learner_run(m, steps, x, targets, reset, y, done, poll, context);
 }
@@ -785,6 +790,15 @@ fastlstm_status fastlstm_learner_backward(fastlstm_learner *m, const void *dy) {
     if (status) return status;
     learner_prepare(m);
     m->engine->learner_backward(m, dy);
+    return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_learner_learn(fastlstm_learner *m, const void *targets) {
+    fastlstm_status status = learner_check(m);
+    if (!status) status = targets_check(m->loss, targets, m->lanes, m->layers[m->n_layers - 1].hidden_size);
+    if (status) return status;
+    learner_prepare(m);
+    m->engine->learner_learn(m, targets);
     return FASTLSTM_OK;
 }
 
@@ -874,3 +888,5 @@ fastlstm_status fastlstm_update(const fastlstm_engine *engine, fastlstm_optimize
     engine->update(o, n, weights, gradient);
     return FASTLSTM_OK;
 }
+
+#include "chunk.h"

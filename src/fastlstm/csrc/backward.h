@@ -1,6 +1,6 @@
 /* Backpropagation through time: the full gradient of one layer (one direction) over all steps, from what forward.h saved.
 
-   Three phases, each divided among threads without ever dividing a sum:
+   Three phases (and a fourth for what a learner carries on, carry.h), each divided among threads without ever dividing a sum:
    0  the weights are transposed, so that errors of net inputs can be sources of products (by units);
    1  errors run back through time and become errors d of all net inputs, in the tape (by lanes);
    2  dx = W_x^T d for all rows in one product (by rows), dW = sum_rows d s^T in another (by groups). */
@@ -159,7 +159,7 @@ static const REAL *fl_back_before(const fl_back *b, const fl_geometry *q, ptrdif
     if (batch->reset && fl_starts(batch, b->l->reverse, t, lane)) return (const REAL *)((const char *)b->scratch + b->plan.zeros);
     if (before < 0 || before >= (batch->lengths ? batch->lengths[lane] : batch->steps))
         return (const REAL *)b->state + (gates ? b->l->state_a * B + lane * q->A : b->l->state_h * B + lane * q->P);
-    if (gates) return (const REAL *)b->tape + batch->steps * B * q->acts + (before * B + lane) * q->A;
+    if (gates) return fl_back_errors(b, q, before * B + lane) + q->gates_at;
     return (const REAL *)b->y + before * b->y_step + lane * b->y_lane;
 }
 
@@ -309,7 +309,7 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
         for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t row = b->rows[at + j];
             d[j] = gathered + j * v->by_x.q.I;
-            fl_gather_errors(q, &v->from_x, fl_back_errors(b, q, row), gathered + j * v->by_x.q.I);
+            fl_gather_errors(q, &v->from_x, b->errors_x ? (const REAL *)b->errors_x + row * q->groups * q->N * VW : fl_back_errors(b, q, row), gathered + j * v->by_x.q.I);
             dx[j] = b->add_dx ? sum + j * q->I : (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
         }
         fl_linear_rows(&v->by_x, d, dx, n, net);
@@ -336,6 +336,11 @@ typedef struct fl_column {
 
 typedef char fl_column_fits[sizeof(fl_column) <= FL_COLUMN_BYTES ? 1 : -1];
 
+/* What is there, of which sums are added: nothing, or all of it, or with `shrink` 1 + *shrink times it (carry.h). */
+FL_INLINE V fl_outer_before(const REAL *w, int add, const REAL *shrink) {
+    return !add ? v_zero() : shrink ? v_fma(v_bcast(shrink), v_load(w), v_load(w)) : v_load(w);
+}
+
 /* w[row[j]][n] (+)= sum[j][n] where a column may end a row. */
 FL_NOINLINE void fl_outer_ends(const fl_column *w, const ptrdiff_t *row, const REAL *sum, int add, int R, int N) {
     for (int j = 0; j < R; j++)
@@ -349,8 +354,7 @@ FL_NOINLINE void fl_outer_ends(const fl_column *w, const ptrdiff_t *row, const R
 /* w[row[j]][n] (+)= sum_{r < count} d[r][j] s[r][n] for R rows and N columns: one chain each from zero, like fl_chain.
    s: (count, N, VW), d: (count, stride). */
 FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s, const REAL *d, ptrdiff_t stride, ptrdiff_t count, int add,
-                        int R, int N) {
-    static const REAL zeros[VW];
+                        const REAL *shrink, int R, int N) {
     V acc[FL_ROWS * FL_TILE];
     ptrdiff_t shortest = VW;
     FL_UNROLL
@@ -382,7 +386,7 @@ FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s,
             FL_UNROLL
             for (int j = 0; j < R; j++) {
                 REAL *to = w[n].w + row[j] * w[n].stride;
-                v_store(to, v_add(v_load(add ? to : zeros), acc[j * N + n]));
+                v_store(to, v_add(fl_outer_before(to, add, shrink ? shrink + j : NULL), acc[j * N + n]));
             }
         }
         return;
@@ -396,29 +400,29 @@ FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s,
 
 /* The same for any number of rows, in tiles of about equal height. */
 FL_INLINE void fl_outer_rows(const fl_column *w, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d, ptrdiff_t stride,
-                             ptrdiff_t count, int add, int N) {
-    for (ptrdiff_t tiles = (rows + FL_ROWS - 1) / FL_ROWS, R; tiles > 0; tiles--, row += R, rows -= R, d += R) {
+                             ptrdiff_t count, int add, const REAL *shrink, int N) {
+    for (ptrdiff_t tiles = (rows + FL_ROWS - 1) / FL_ROWS, R; tiles > 0; tiles--, row += R, rows -= R, d += R, shrink += shrink ? R : 0) {
         R = (rows + tiles - 1) / tiles;
         switch (R) {
 #if FL_ROWS > 3
-        case 6: fl_outer(w, row, s, d, stride, count, add, 6, N); break;
-        case 5: fl_outer(w, row, s, d, stride, count, add, 5, N); break;
-        case 4: fl_outer(w, row, s, d, stride, count, add, 4, N); break;
+        case 6: fl_outer(w, row, s, d, stride, count, add, shrink, 6, N); break;
+        case 5: fl_outer(w, row, s, d, stride, count, add, shrink, 5, N); break;
+        case 4: fl_outer(w, row, s, d, stride, count, add, shrink, 4, N); break;
 #endif
-        case 3: fl_outer(w, row, s, d, stride, count, add, 3, N); break;
-        case 2: fl_outer(w, row, s, d, stride, count, add, 2, N); break;
-        default: fl_outer(w, row, s, d, stride, count, add, 1, N);
+        case 3: fl_outer(w, row, s, d, stride, count, add, shrink, 3, N); break;
+        case 2: fl_outer(w, row, s, d, stride, count, add, shrink, 2, N); break;
+        default: fl_outer(w, row, s, d, stride, count, add, shrink, 1, N);
         }
     }
 }
 
 FL_NOINLINE void fl_outer_columns(const fl_column *w, ptrdiff_t N, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d,
-                                  ptrdiff_t stride, ptrdiff_t count, int add) {
+                                  ptrdiff_t stride, ptrdiff_t count, int add, const REAL *shrink) {
     switch (N) {
-    case 4: fl_outer_rows(w, row, rows, s, d, stride, count, add, 4); break;
-    case 3: fl_outer_rows(w, row, rows, s, d, stride, count, add, 3); break;
-    case 2: fl_outer_rows(w, row, rows, s, d, stride, count, add, 2); break;
-    default: fl_outer_rows(w, row, rows, s, d, stride, count, add, 1);
+    case 4: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 4); break;
+    case 3: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 3); break;
+    case 2: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 2); break;
+    default: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 1);
     }
 }
 
@@ -496,7 +500,8 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
             for (ptrdiff_t n = 0; n < feed[f].errors.n; n++)
                 for (ptrdiff_t lane = 0; lane < VW; lane++)
                     feed[f].row[(group * feed[f].errors.n + n) * VW + lane] = fl_param_row(l, q, group, lane, n, feed[f].errors.from);
-    fl_zero(peep + first * P, (end - first) * P);
+    if (b->add_gradient) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 0);
+    else fl_zero(peep + first * P, (end - first) * P);
     for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
         const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
         for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
@@ -527,7 +532,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
                 REAL *w = (REAL *)b->gradient + bias[k];
                 for (ptrdiff_t j = 0; j < q->G * VW; j++) {
                     const ptrdiff_t to = f->row[group * q->G * VW + j];
-                    if (to >= 0) w[to] = (at > 0 ? w[to] : 0) + sum[f->errors.from * VW + j];
+                    if (to >= 0) w[to] = (at > 0 || b->add_gradient ? w[to] : 0) + sum[f->errors.from * VW + j];
                 }
             }
             /* Errors of all row-vectors lie side by side, but for padding between them. */
@@ -535,7 +540,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
                 for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE)
                     for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
                         fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
-                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, at > 0);
+                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, at > 0 || b->add_gradient, NULL);
             for (ptrdiff_t r = 0; P && r < n; r++)
                 fl_back_peepholes(cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);
@@ -544,6 +549,8 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
     if (P) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 1);
     return stop;
 }
+
+#include "carry.h"
 
 /* One phase, one thread's share of it; returns whether to stop. */
 static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlstm_poll poll, void *context) {
@@ -560,8 +567,12 @@ static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlst
         if (recurrent) fl_transpose(q, w + q->I * q->G * VW, &v.from_h, q->P + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
         if (tail) fl_transpose(&v.tail.q, v.tail.w, &v.from_tail, q->H, tail * part / parts, tail * (part + 1) / parts, (REAL *)v.by_tail.w);
     } else if (phase == 1) {
-        stop = recurrent ? part < b->batch->lanes && fl_back_time(b, &v, part, parts < b->batch->lanes ? parts : (int)b->batch->lanes, &patience)
+        const int shares = parts < b->batch->lanes ? parts : (int)b->batch->lanes;
+        if (b->carry && part < shares) fl_carry_terms(b, &v, part, shares);
+        stop = recurrent ? part < shares && !(b->carry && b->carry->truncated) && fl_back_time(b, &v, part, shares, &patience)
                          : fl_back_linear(b, &v, part, parts);
+    } else if (phase == 3) {
+        fl_carry_traces(b, &v, part, parts);
     } else {
         stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, 0, part, parts, &patience) ||
                (q->has_tail && fl_back_weights(b, &v, 1, part, parts, &patience));

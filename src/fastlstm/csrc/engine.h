@@ -9,8 +9,18 @@
 typedef struct fl_back_plan {
     ptrdiff_t by_h, by_x, by_tail, zeros, net_rows, peepholes; /* shared, the first three transposed weights */
     ptrdiff_t own, each;
-    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, gathered, sum, block, bias, columns, sources; /* in each */
+    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, gathered, sum, block, bias, columns, sources, factors; /* in each */
 } fl_back_plan;
+
+/* Eligibility traces of a layer whose batch is the chunk of a learner (carry.h). */
+typedef struct fl_carry {
+    const fastlstm_batch *batch; /* all steps of the chunk; that of fl_back ends, for each lane, with its last error */
+    int truncated;               /* errors are cut at every net input; else they go back through time inside the chunk */
+    const uint8_t *error;        /* (T, B) whether a row has an error from outside */
+    void *traces;                /* (B, traced, H, width), then of peepholes (B, i and f, H, S) */
+    void *terms;                 /* scratch: (B, T, traced, S, groups, VW) what is left of each step's new part at the end, */
+    void *shrink;                /*   and (B, S, groups, VW) of the traces at the start, less 1 */
+} fl_carry;
 
 /* The backward pass of one layer and direction (backward.h). Row (t, b) of an array lies at t * step + b * lane. */
 typedef struct fl_back {
@@ -24,6 +34,9 @@ typedef struct fl_back {
     const void *state;           /* of the network before the first step */
     void *dstate;                /* of the network: error of the last state -> of the first */
     void *tape, *gradient;       /* this layer's; of the network, as its parameters lie */
+    int add_gradient;            /* it is added to what is there */
+    const void *errors_x;        /* of the net inputs as dx needs them (rows, groups, N, VW), where not those on the tape */
+    const fl_carry *carry;       /* what goes on beyond the steps of the batch (carry.h), or NULL */
     const ptrdiff_t *rows;       /* (n_rows,) valid t * lanes + b */
     ptrdiff_t n_rows;
     const ptrdiff_t *order;      /* lanes by falling length, or NULL */
@@ -46,8 +59,12 @@ struct fastlstm_engine {
                                    const uint8_t *reset, void *y, ptrdiff_t *done, fastlstm_poll poll, void *context);
     void (*learner_forward)(fastlstm_learner *learner, const void *x, void *y);
     void (*learner_backward)(fastlstm_learner *learner, const void *dy);
+    void (*learner_learn)(fastlstm_learner *learner, const void *targets);
     void (*learner_reset)(fastlstm_learner *learner, const uint8_t *mask);
     void (*learner_apply)(fastlstm_learner *learner);
+    int (*step_loss)(int loss, int fused_sigmoid, ptrdiff_t lanes, ptrdiff_t width, const void *y, const void *targets, ptrdiff_t t,
+                     void *dy, int *error, double *value);
+    void (*bound)(ptrdiff_t n, void *a, double bound);
     double (*elementwise_loss)(int loss, ptrdiff_t rows, ptrdiff_t width, const void *y, const void *target, const void *pos_weight, void *dy);
     double (*cross_entropy)(ptrdiff_t rows, ptrdiff_t classes, const void *y, const int64_t *target, const void *weight, double smoothing,
                             void *dy);
@@ -63,6 +80,11 @@ enum { FL_ROWS_AHEAD = 96 };
 enum { FL_BLOCK = 64 };
 /* Inputs so few that making their products ahead costs more than it saves. */
 enum { FL_FEW_INPUTS = 8 };
+
+/* Whether the derivatives of a binary cross-entropy and of the logistic outputs before it are one. */
+static inline int fl_fuses_sigmoid(int loss, const fastlstm_layer *last) {
+    return loss == FASTLSTM_BINARY_CROSS_ENTROPY && last->kind == FASTLSTM_LINEAR && last->output_activation.kind == FASTLSTM_SIGMOID;
+}
 
 extern const fastlstm_engine fl_engine_generic_f32, fl_engine_generic_f64;
 extern const fastlstm_engine fl_engine_avx2_f32, fl_engine_avx2_f64;

@@ -286,7 +286,7 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             if (l->zoneout_h > 0) fl_zone(work->y[b], work->h[b], fl_zone_mask(cell, s, FL_ZONE_H, time, lane[b]), l->zoneout_h, P);
             if (l->zoneout_c > 0) fl_zone(c + lane[b] * H, work->zone + b * H, fl_zone_mask(cell, s, FL_ZONE_C, time, lane[b]), l->zoneout_c, H);
             work->h[b] = work->y[b];
-            if (A && s->tape) fl_copy(s->tape + batch->steps * batch->lanes * q->acts + (time * batch->lanes + lane[b]) * A, a_next + b * A, A);
+            if (A && s->tape) fl_copy(fl_taped_act(s, q, time, lane[b]) + q->gates_at, a_next + b * A, A);
         }
         if (A) {
             REAL *swap = a_prev;

@@ -44,7 +44,7 @@ typedef struct fl_geometry {
     ptrdiff_t tail;          /* offset of the second product's weights */
     ptrdiff_t packed;        /* elements in all */
     ptrdiff_t acts;          /* what a step saves for the gradient (fl_act_net and the following) */
-    ptrdiff_t noise;         /* where in it that of the noise begins */
+    ptrdiff_t gates_at, noise; /* where in it its gate activations as sources, and that of the noise, begin */
     ptrdiff_t kept;          /* what it keeps of each cell beside activations: h(c), c(t-1), and with peepholes c(t) */
     ptrdiff_t by_group, by_vector; /* how far apart net inputs' vectors lie there */
     ptrdiff_t factors;       /* local factors of one group (lstm.h): S each of mu, e, u_g, u_i, u_f, and d_i, d_f, d_o, d_g */
@@ -154,8 +154,9 @@ static inline fl_geometry fl_layer_geometry(const fastlstm_layer *l, ptrdiff_t v
     q.by_group = l->kind == FASTLSTM_GRU ? 1 : q.N;
     q.by_vector = l->kind == FASTLSTM_GRU ? q.groups : 1;
     q.acts = q.groups * (q.N + (q.kept + q.has_tail) * q.S) * vw + (lstm && q.has_tail ? (q.P + vw - 1) / vw * vw : 0);
-    q.noise = q.acts;
-    q.acts += fl_padded(l->dropout > 0 ? q.I : 0, vw) + fl_padded(l->recurrent_dropout > 0 ? q.P : 0, vw) +
+    q.gates_at = q.acts;
+    q.noise = q.gates_at + fl_padded(q.A, vw);
+    q.acts = q.noise + fl_padded(l->dropout > 0 ? q.I : 0, vw) + fl_padded(l->recurrent_dropout > 0 ? q.P : 0, vw) +
               fl_padded(l->zoneout_h > 0 ? q.P : 0, vw) + fl_padded(l->zoneout_c > 0 ? q.H : 0, vw);
     q.has_noise = l->dropout > 0 || l->recurrent_dropout > 0 || l->zoneout_h > 0 || l->zoneout_c > 0;
     q.factors = (6 * q.S + 3) * vw;
@@ -170,8 +171,8 @@ static inline int fl_gathers(const fl_geometry *q) { return q->G != q->G_h; }
 static inline ptrdiff_t fl_tile_groups(const fl_geometry *q) { return q->G < FL_TILE ? FL_TILE / q->G : 1; }
 
 /* What a step saves for the gradient: the net inputs' activations, later their errors; what is kept of the cells,
-   [group][kept][S][VW]; the sources of the second product, (H,); with a projection, the errors of its outputs, (P,); inputs
-   and h as dropout leaves them, and where h and c stay by zoneout, each if there is any.
+   [group][kept][S][VW]; the sources of the second product, (H,); with a projection, the errors of its outputs, (P,); gate
+   activations as the next step reads them, (A,), if it does; inputs and h as dropout leaves them, and where h and c stay by zoneout, each if there is any.
    Errors of a GRU lie vector by vector, [N][group][VW]; all others [group][N][VW]. */
 static inline ptrdiff_t fl_act_net(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) { return group * q->by_group * vw; }
 static inline ptrdiff_t fl_act_cell(const fl_geometry *q, ptrdiff_t group, ptrdiff_t vw) {

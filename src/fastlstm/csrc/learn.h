@@ -113,14 +113,8 @@ static void fl_linear_errors(const fl_cell *cell, const REAL *dy, const REAL *y,
 }
 
 static void fl_lstm_errors(const fl_geometry *q, const REAL *factors, REAL *d) {
-    const ptrdiff_t S = q->S;
-    for (ptrdiff_t group = 0; group < q->groups; group++, factors += q->factors) {
-        if (q->i) v_store(d, v_load(factors + 6 * S * VW)), d += VW;
-        if (q->f) v_store(d, v_load(factors + (6 * S + 1) * VW)), d += VW;
-        if (q->o) v_store(d, v_load(factors + (6 * S + 2) * VW)), d += VW;
-        for (ptrdiff_t v = 0; v < S; v++, d += VW)
-            v_store(d, v_load(factors + (5 * S + v) * VW));
-    }
+    for (ptrdiff_t group = 0; group < q->groups; group++)
+        fl_lstm_group_errors(q, factors + group * q->factors, d + group * q->G * VW);
 }
 
 /* The second half of a step-> The last layer's dy and `error` (which lanes have a target) are set; any: one has. */
@@ -149,9 +143,7 @@ static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, 
                     v_store(factors + group * q->factors + 8 * VW, v_load(w->d + group * VW));
             } else {
                 for (ptrdiff_t group = 0; group < q->groups; group++)
-                    fl_lstm_factors(&p->cell, group, p->act + b * q->acts,
-                                    (REAL *)m->state + l->state_c * B + b * q->H, error ? p->dy + b * q->H : NULL,
-                                    factors + group * q->factors);
+                    fl_lstm_factors(&p->cell, group, p->act + b * q->acts, error ? p->dy + b * q->H : NULL, factors + group * q->factors);
                 if (error && i > 0) fl_lstm_errors(q, factors, w->d);
             }
             if (error && i > 0) fl_input_error(&p->cell, w->d, p[-1].dy + b * q->I);
@@ -219,26 +211,10 @@ static void fl_learn_reset(fastlstm_learner *m, const fl_learn_work *w, const ui
 
 /* Loss of a step from targets into the last layer's dy; returns whether any lane has a target. */
 static int fl_learn_loss(fastlstm_learner *m, const fl_learn_work *w, const REAL *y, const void *targets, ptrdiff_t t, int fused_sigmoid) {
-    const ptrdiff_t B = m->lanes;
-    const fl_learn_layer *p = w->last;
-    const ptrdiff_t O = p->cell.q.H;
-    int any = 0;
-    if (!targets || m->loss == FASTLSTM_NO_LOSS) return 0;
-    const REAL *real = m->loss == FASTLSTM_CROSS_ENTROPY ? NULL : (const REAL *)targets + t * B * O;
-    const double loss = real ? fl_elementwise_loss(m->loss, B, O, y, real, NULL, p->dy, w->error)
-                             : fl_cross_entropy(B, O, y, (const int64_t *)targets + t * B, NULL, 0, p->dy, w->error);
-    for (ptrdiff_t b = 0; b < B; b++)
-        any |= w->error[b];
-    if (!any) return 0;
+    double loss;
+    if (!fl_step_loss(m->loss, fused_sigmoid, m->lanes, w->last->cell.q.H, y, targets, t, w->last->dy, w->error, &loss)) return 0;
     m->loss_sum += loss;
     m->loss_steps++;
-    if (fused_sigmoid) { /* the logistic's own derivative cancels the denominator: d = (y - t) / n, without 0 / 0 */
-        ptrdiff_t n = 0;
-        for (ptrdiff_t j = 0; j < B * O; j++)
-            n += real[j] == real[j];
-        for (ptrdiff_t j = 0; j < B * O; j++)
-            p->dy[j] = real[j] == real[j] ? (y[j] - real[j]) / (REAL)n : 0;
-    }
     return 1;
 }
 
@@ -248,7 +224,7 @@ static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, cons
     const fastlstm_layer *last = m->layers + m->n_layers - 1;
     const ptrdiff_t B = m->lanes, I = m->layers[0].input_size, O = last->hidden_size;
     const ptrdiff_t work = 4 * B * w->weights;
-    const int fused_sigmoid = m->loss == FASTLSTM_BINARY_CROSS_ENTROPY && last->kind == FASTLSTM_LINEAR && last->output_activation.kind == FASTLSTM_SIGMOID;
+    const int fused_sigmoid = fl_fuses_sigmoid(m->loss, last);
     fl_patience patience = {poll, context, 0, fl_fpu_enter()};
     int stop = 0;
     ptrdiff_t t = 0;
@@ -286,6 +262,17 @@ static void fl_learner_backward(fastlstm_learner *m, const void *dy) {
         }
     }
     fl_learn_backward_step(m, w, dy != NULL, 0);
+    fl_learn_after_step(m, w);
+    fl_fpu_leave(mode);
+}
+
+static void fl_learner_learn(fastlstm_learner *m, const void *targets) {
+    const fl_fpu mode = fl_fpu_enter();
+    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    const fastlstm_layer *last = m->layers + m->n_layers - 1;
+    const int fused_sigmoid = fl_fuses_sigmoid(m->loss, last);
+    const REAL *y = last->kind == FASTLSTM_LINEAR ? w->last->y : (const REAL *)m->state + last->state_h * m->lanes;
+    fl_learn_backward_step(m, w, fl_learn_loss(m, w, y, targets, 0, fused_sigmoid), fused_sigmoid);
     fl_learn_after_step(m, w);
     fl_fpu_leave(mode);
 }

@@ -157,4 +157,35 @@ static double fl_losses_cross_entropy(ptrdiff_t rows, ptrdiff_t classes, const v
     return value;
 }
 
+/* Loss of step t of B lanes, from targets (T, B, O) or classes (T, B), and dy; error (B,) receives which lanes have a target;
+   returns whether any has. fused_sigmoid: dy is the error of the last layer's net inputs, d = (y - t) / n, in which the
+   logistic's own derivative has cancelled the denominator: no 0 / 0. */
+static int fl_step_loss(int loss, int fused_sigmoid, ptrdiff_t B, ptrdiff_t O, const void *y, const void *targets, ptrdiff_t t, void *dy,
+                        int *error, double *value) {
+    int any = 0;
+    if (!targets || loss == FASTLSTM_NO_LOSS) return 0;
+    const REAL *out = (const REAL *)y, *real = loss == FASTLSTM_CROSS_ENTROPY ? NULL : (const REAL *)targets + t * B * O;
+    REAL *d = (REAL *)dy;
+    *value = real ? fl_elementwise_loss(loss, B, O, out, real, NULL, d, error)
+                  : fl_cross_entropy(B, O, out, (const int64_t *)targets + t * B, NULL, 0, d, error);
+    for (ptrdiff_t b = 0; b < B; b++)
+        any |= error[b];
+    if (!any || !fused_sigmoid) return any;
+    ptrdiff_t n = 0;
+    for (ptrdiff_t j = 0; j < B * O; j++)
+        n += real[j] == real[j];
+    for (ptrdiff_t j = 0; j < B * O; j++)
+        d[j] = real[j] == real[j] ? (out[j] - real[j]) / (REAL)n : 0;
+    return 1;
+}
+
+/* a kept in [-bound, bound]; NaN stays. */
+static void fl_bound(ptrdiff_t n, void *a, double bound) {
+    const V most = v_set1((REAL)bound), least = v_set1((REAL)-bound);
+    for (ptrdiff_t k = 0; k < n; k += VW) {
+        REAL *at = (REAL *)a + k;
+        fl_store_units(at, v_max(least, v_min(most, fl_load_units(at, 1, n - k))), 1, n - k);
+    }
+}
+
 #endif

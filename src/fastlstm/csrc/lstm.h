@@ -116,7 +116,7 @@ FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, const REAL
 
    (1997, eqs A.9-A.14; 2000, eqs 3.10-3.12.) Nothing flows back through peepholes (2002, sec. 3.2).
    factors: mu, e, u_g, u_i, u_f, d_g of S vectors each, then d_i, d_f, d_o. dh NULL: no error at this step. */
-static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *acts, const REAL *c, const REAL *dh, REAL *factors) {
+static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *acts, const REAL *dh, REAL *factors) {
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t S = q->S, block = group * VW;
@@ -137,7 +137,7 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
         V u_i = v_mul(q->coupled ? v_sub(g, c_prev) : g, di);
         V u_f = v_mul(c_prev, df);
         if (clipped) {
-            const VM inside = v_lt(v_abs(fl_load_units(c + block * S + v, S, n)), v_set1((REAL)l->clip));
+            const VM inside = v_lt(v_abs(fl_state(f, c_prev, i, g)), v_set1((REAL)l->clip));
             mu = v_select(inside, mu, zero);
             u_g = v_select(inside, u_g, zero);
             u_i = v_select(inside, u_i, zero);
@@ -162,6 +162,16 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
     v_store(factors + 6 * S * VW, d_i);
     v_store(factors + (6 * S + 1) * VW, d_f);
     v_store(factors + (6 * S + 2) * VW, d_o);
+}
+
+/* The errors of a group's net inputs (G, VW), of its factors. */
+static void fl_lstm_group_errors(const fl_geometry *q, const REAL *factors, REAL *d) {
+    const ptrdiff_t S = q->S;
+    if (q->i) v_store(d, v_load(factors + 6 * S * VW)), d += VW;
+    if (q->f) v_store(d, v_load(factors + (6 * S + 1) * VW)), d += VW;
+    if (q->o) v_store(d, v_load(factors + (6 * S + 2) * VW)), d += VW;
+    for (ptrdiff_t v = 0; v < S; v++, d += VW)
+        v_store(d, v_load(factors + (5 * S + v) * VW));
 }
 
 #endif

@@ -29,9 +29,8 @@ typedef struct fl_runner_head {
     void *tape;        /* NULL, or what the gradient will need (fl_tape_size); to be set after preparing */
 } fl_runner_head;
 
-/* The tape of one recurrent layer and direction: what a step saves, (T, B, acts), then its gate activations, (T, B, A).
-   Directions follow each other. */
-static inline ptrdiff_t fl_tape_size(const fl_geometry *q, ptrdiff_t steps, ptrdiff_t lanes) { return steps * lanes * (q->acts + q->A); }
+/* The tape of one recurrent layer and direction: what a step saves, (T, B, acts). Directions follow each other. */
+static inline ptrdiff_t fl_tape_size(const fl_geometry *q, ptrdiff_t steps, ptrdiff_t lanes) { return steps * lanes * q->acts; }
 
 typedef struct fl_forward_plan {
     ptrdiff_t steps;   /* steps of a span */
@@ -180,7 +179,15 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.bias = fl_take(&p.each, q.N * vw * real);
     p.columns = fl_take(&p.each, columns * FL_COLUMN_BYTES);
     p.sources = fl_take(&p.each, FL_BLOCK * columns * vw * real);
+    p.factors = fl_take(&p.each, (q.factors + 3 * q.S * vw) * real);
     return p;
+}
+
+/* Sources in a trace's row, of which all biases are one, to the next multiple of 64 bytes; and elements of a lane's traces
+   (fl_carry). */
+static inline ptrdiff_t fl_carry_width(const fl_geometry *q, ptrdiff_t real) { return fl_padded(q->M - (q->biases > 1), 64 / real); }
+static inline ptrdiff_t fl_carry_size(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t real) {
+    return q->traced * q->H * fl_carry_width(q, real) + (l->peepholes ? fl_padded(2 * q->H * q->S, 64 / real) : 0);
 }
 
 /* One lane's lattice (ctc.h): rows of `width` states, with FL_CTC_PAD more on both sides of those that are read beside. */
