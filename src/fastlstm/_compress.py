@@ -52,7 +52,9 @@ class Model:
     """
 
     def __init__(self, symbols, hidden, layers, lanes, chunk, rate, decay, gradient="bptt"):
-        net = Sequential(LSTM(symbols, hidden, layers, seed=0), Linear(hidden, symbols, activation=("affine", GAIN, 0.0), seed=0))
+        net = Sequential(
+            LSTM(symbols, hidden, layers, seed=0), Linear(hidden, symbols, activation=("affine", GAIN, 0.0), seed=0)
+        )
         net.load_state_dict(initial(net.state_dict(), hidden))
         self.optimizer = RMSprop(net, lr=rate, alpha=ALPHA, eps=EPS)
         self.learner = OnlineLearner(net, "cross_entropy", self.optimizer, gradient, chunk, lanes)
@@ -127,7 +129,9 @@ def initial(arrays, hidden):
     state = {}
     for name, a in arrays.items():
         # splitmix64 (Steele, Lea and Flood 2014) of the elements' numbers
-        z = np.arange(1, a.size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(zlib.crc32(name.encode()))
+        z = np.arange(1, a.size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
+            zlib.crc32(name.encode())
+        )
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         uniform = (z >> np.uint64(41)).astype(np.float32) / np.float32(2**22) - np.float32(1)
@@ -219,7 +223,9 @@ def decompress(source, target, report=lambda size: None):
         raise ValueError("its header is damaged")
     if method in (FUSED, UNFUSED) and (method == UNFUSED) != (_core.selected_isa() == "generic"):
         known = "with" if method == FUSED else "without"
-        raise ValueError(f"it needs an instruction set {known} fused multiply-add, and {_core.selected_isa()} is in use")
+        raise ValueError(
+            f"it needs an instruction set {known} fused multiply-add, and {_core.selected_isa()} is in use"
+        )
     if method > UNFUSED or preset >= len(PRESETS):
         raise ValueError("its header is damaged")
     next_block = stored_blocks(source, length) if method == STORED else coded_blocks(source, length, preset, alphabet)
