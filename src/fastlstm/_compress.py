@@ -1,13 +1,14 @@
-"""A lossless compressor: a network that learns a file while it is read, and a range coder. docs/compress.md tells more.
+"""A lossless compressor: a network that learns a file while it reads it, and a range coder (docs/compress.md).
 
-The network predicts each byte from those before it and learns from it. Its predictions steer the coder: a byte that was expected
-costs few bits. Nothing of the network is in the file; decompression learns the same again from the bytes it has decoded.
+The network predicts each byte from those before it, then learns from it. Its predictions steer the coder: a byte that
+was expected costs few bits. Nothing of the network is in the file: decompression learns the same again, from the bytes
+that it has decoded so far.
 
-Beside the lane that reads the file, others read earlier parts of it once more (experience replay, Lin 1992); all of them learn the one
-network.
+Beside the lane that reads the file, others read earlier parts of it once more (experience replay, Lin 1992); all of
+them learn the one network.
 
-A file is a header (HEADER below, and its CRC-32), then the bytes in blocks. A block ends with the CRC-32 of all bytes so far: nothing
-is given out before it is known to be right.
+A file is a header (HEADER below, and its CRC-32), then the bytes in blocks. A block ends with the CRC-32 of all bytes
+so far: nothing is given out before it is known to be right.
 """
 
 import contextlib
@@ -22,14 +23,16 @@ import numpy as np
 from fastlstm import _core
 from fastlstm._checks import as_choice, shown
 from fastlstm._files import as_path, new_file
+from fastlstm._info import __version__
 from fastlstm._layers import LSTM, Linear, Sequential
 from fastlstm._online import OnlineLearner
 from fastlstm._optim import RMSprop
 
-# magic, version, preset, method; number of bytes; which of the 256 bytes occur, a bit for each
-HEADER = struct.Struct("<6sBBBQ32s")
+# magic, version, method, preset, fingerprint of the arithmetic; number of bytes; which of the 256 occur, a bit for each
+HEADER = struct.Struct("<6sBBBIQ32s")
 MAGIC, VERSION = b"\xffLSTM\n", 1
-STORED, FUSED, UNFUSED = 0, 1, 2  # as it was; coded, by arithmetic with or without fused multiply-add
+STORED, CODED = 0, 1
+CHANGED = "source has changed while it was read"
 BLOCK = 2**16  # bytes
 REMEMBERED = 2**20  # bytes that can be read again
 EPISODE = 8  # chunks that are read again in a row
@@ -45,10 +48,10 @@ GAIN = 3.0  # scores are this multiple of the last layer's net inputs, so that i
 
 
 class Model:
-    """A network of `symbols` symbols that learns while it predicts; what it has read, and which chunk is next.
+    """A network that learns to predict the next of `symbols` symbols while it does so, and what it has read.
 
-    `inputs` (chunk, lanes, symbols) and `targets` (chunk, lanes) are those of the chunk that `begin` has begun; the caller fills in
-    lane 0 as far as it knows it.
+    `inputs` (chunk, lanes, symbols) and `targets` (chunk, lanes) are those of the chunk that `begin` has begun; lane 0
+    is filled in as far as it is known.
     """
 
     def __init__(self, symbols, hidden, layers, lanes, chunk, rate, decay, gradient="bptt"):
@@ -97,15 +100,15 @@ class Model:
         self.past[(self.read + np.arange(len(symbols))) % REMEMBERED] = symbols
         self.read += len(symbols)
 
-    def code(self, encoder, symbols):
-        """Code symbols, at most a chunk of them, and learn from them."""
+    def predictions(self, symbols):
+        """Scores (T, lanes, symbols) of symbols (T,), at most a chunk of them, each made before it was learnt."""
         self.begin()
         n = len(symbols)
-        before = self.past[(self.read - 1) % REMEMBERED]
-        self.inputs[np.arange(n), 0, np.concatenate([[before], symbols[:-1]])] = 1
+        before = np.concatenate([[self.past[(self.read - 1) % REMEMBERED]], symbols[:-1]])
+        self.inputs[np.arange(n), 0, before] = 1
         self.targets[:n, 0] = symbols
-        encoder.encode(self.learner.run(self.inputs[:n], self.targets[:n]), symbols)
         self.end(symbols)
+        return self.learner.run(self.inputs[:n], self.targets[:n])
 
     def decode(self, decoder, n):
         """The next n symbols, at most a chunk of them."""
@@ -123,15 +126,15 @@ class Model:
 
 
 def initial(arrays, hidden):
-    """Initial parameters: U(-1/sqrt(H), 1/sqrt(H)) by a generator of our own, for a file is read by other versions of NumPy too.
+    """Initial parameters: U(-1/sqrt(H), 1/sqrt(H)), by a generator that no version of NumPy changes.
 
-    The last layer and the biases are zero: all symbols are equally likely at first."""
+    The last layer and the biases are zero: all symbols are equally likely at first.
+    """
     state = {}
     for name, a in arrays.items():
         # splitmix64 (Steele, Lea and Flood 2014) of the elements' numbers
-        z = np.arange(1, a.size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
-            zlib.crc32(name.encode())
-        )
+        z = np.arange(1, a.size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z += np.uint64(zlib.crc32(name.encode()))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         uniform = (z >> np.uint64(41)).astype(np.float32) / np.float32(2**22) - np.float32(1)
@@ -154,11 +157,29 @@ def progress(total=None):
         yield bar.update
 
 
-def blocks(file):
-    """The bytes of a file, from its start."""
-    file.seek(0)
-    while block := file.read(BLOCK):
+def fingerprint(symbols, preset):
+    """CRC-32 of what such a model predicts while it learns four chunks: other rounding has another."""
+    model, checksum = Model(symbols, **PRESETS[preset]), 0
+    for at in range(0, 4 * model.chunk, model.chunk):
+        checksum = zlib.crc32(model.predictions(np.arange(at, at + model.chunk) ** 2 % symbols), checksum)
+    return checksum
+
+
+def sizes(length):
+    """The sizes of the blocks of a file."""
+    return (min(BLOCK, length - at) for at in range(0, length, BLOCK))
+
+
+def blocks(source, length):
+    """The bytes of a file to compress, from its start."""
+    source.seek(0)
+    for size in sizes(length):
+        block = source.read(size)
+        if len(block) < size:
+            raise ValueError(CHANGED)
         yield block
+    if source.read(1):
+        raise ValueError(CHANGED)
 
 
 def sealed(*fields):
@@ -170,29 +191,28 @@ def sealed(*fields):
 def compress(source, target, preset, report=lambda size: None):
     """Compress one binary file into another, which is empty; both can seek. `report` hears of each block's size."""
     seen, length = np.zeros(256, bool), 0
-    for block in blocks(source):
+    while block := source.read(BLOCK):
         seen[np.frombuffer(block, np.uint8)] = True
         length += len(block)
     number_of = np.where(seen, np.cumsum(seen) - 1, -1)
-    method = UNFUSED if _core.selected_isa() == "generic" else FUSED
-    target.write(sealed(list(PRESETS).index(preset), method, length, np.packbits(seen).tobytes()))
+    count = max(1, int(seen.sum()))
+    fields = list(PRESETS).index(preset), fingerprint(count, preset), length, np.packbits(seen).tobytes()
+    target.write(sealed(CODED, *fields))
     most = target.tell() + length + 4 * -(-length // BLOCK)  # what storing takes
-    model, encoder = Model(max(1, int(seen.sum())), **PRESETS[preset]), _core.RangeEncoder()
-    checksum, read = 0, 0
-    for block in blocks(source):
+    model, encoder = Model(count, **PRESETS[preset]), _core.RangeEncoder()
+    checksum = 0
+    for block in blocks(source, length):
         symbols = number_of[np.frombuffer(block, np.uint8)]
-        read += len(block)
-        if read > length or symbols.min() < 0:
-            raise ValueError("source has changed while it was read")
+        if symbols.min() < 0:
+            raise ValueError(CHANGED)
         for k in range(0, len(symbols), model.chunk):
-            model.code(encoder, symbols[k : k + model.chunk])
+            chunk = symbols[k : k + model.chunk]
+            encoder.encode(model.predictions(chunk), chunk)
         checksum = zlib.crc32(block, checksum)
         encoder.number(checksum >> 16)
         encoder.number(checksum & 0xFFFF)
         target.write(encoder.take())
         report(len(block))
-    if read != length:
-        raise ValueError("source has changed while it was read")
     target.write(encoder.end())
     if target.tell() > most:
         store(source, target, length)
@@ -202,9 +222,9 @@ def store(source, target, length):
     """Instead of what `target` has: the bytes as they are."""
     target.seek(0)
     target.truncate()
-    target.write(sealed(0, STORED, length, bytes(32)))
+    target.write(sealed(STORED, 0, 0, length, bytes(32)))
     checksum = 0
-    for block in blocks(source):
+    for block in blocks(source, length):
         checksum = zlib.crc32(block, checksum)
         target.write(block + checksum.to_bytes(4, "little"))
 
@@ -216,19 +236,15 @@ def decompress(source, target, report=lambda size: None):
         raise ValueError("it is not a file that fastlstm has compressed")
     if len(header) < HEADER.size + 4:
         raise ValueError("it ends too early")
-    _, version, preset, method, length, alphabet = HEADER.unpack(header[:-4])
+    _, version, method, preset, arithmetic, length, alphabet = HEADER.unpack(header[:-4])
     if version != VERSION:
         raise ValueError(f"it has version {version} of the format, and this fastlstm reads version {VERSION}")
-    if header != sealed(preset, method, length, alphabet):
+    if header != sealed(method, preset, arithmetic, length, alphabet) or method > CODED or preset >= len(PRESETS):
         raise ValueError("its header is damaged")
-    if method in (FUSED, UNFUSED) and (method == UNFUSED) != (_core.selected_isa() == "generic"):
-        known = "with" if method == FUSED else "without"
-        raise ValueError(
-            f"it needs an instruction set {known} fused multiply-add, and {_core.selected_isa()} is in use"
-        )
-    if method > UNFUSED or preset >= len(PRESETS):
-        raise ValueError("its header is damaged")
-    next_block = stored_blocks(source, length) if method == STORED else coded_blocks(source, length, preset, alphabet)
+    if method == STORED:
+        next_block = stored_blocks(source, length)
+    else:
+        next_block = coded_blocks(source, length, list(PRESETS)[preset], arithmetic, alphabet)
     checksum = 0
     for block, expected in next_block:
         checksum = zlib.crc32(block, checksum)
@@ -236,11 +252,6 @@ def decompress(source, target, report=lambda size: None):
             raise ValueError("its data are damaged")
         target.write(block)
         report(len(block))
-
-
-def sizes(length):
-    """The sizes of the blocks of a file."""
-    return (min(BLOCK, length - at) for at in range(0, length, BLOCK))
 
 
 def stored_blocks(source, length):
@@ -254,13 +265,16 @@ def stored_blocks(source, length):
         raise ValueError("it has more data than its header says")
 
 
-def coded_blocks(source, length, preset, alphabet):
+def coded_blocks(source, length, preset, arithmetic, alphabet):
     """(bytes, checksum) of each block."""
     alphabet = np.flatnonzero(np.unpackbits(np.frombuffer(alphabet, np.uint8))).astype(np.uint8)
     if len(alphabet) == 0 and length:
         raise ValueError("its header is damaged")
-    decoder = _core.RangeDecoder(source.read)
-    model = Model(max(1, len(alphabet)), **list(PRESETS.values())[preset])
+    count = max(1, len(alphabet))
+    if arithmetic != fingerprint(count, preset):
+        isa = _core.selected_isa()
+        raise ValueError(f"it was written with other arithmetic than that of fastlstm {__version__} on {isa}")
+    model, decoder = Model(count, **PRESETS[preset]), _core.RangeDecoder(source.read)
     for size in sizes(length):
         symbols = [model.decode(decoder, min(model.chunk, size - k)) for k in range(0, size, model.chunk)]
         yield alphabet[np.concatenate(symbols)].tobytes(), decoder.number() << 16 | decoder.number()
@@ -287,8 +301,8 @@ def compress_file(source, target, preset="default"):
 
     Notes
     -----
-    Two threads are not faster than one. A tenth of a megabyte takes seconds, a megabyte half a minute and more. Memory does not
-    depend on the size of the file.
+    A megabyte takes a minute, or several with "best"; threads do not help. Memory does not depend on the file's size.
+    A file has the same bytes, and can be read, wherever fused multiply-add is.
 
     Examples
     --------
@@ -319,8 +333,8 @@ def decompress_file(source, target):
     Raises
     ------
     ValueError, TypeError
-        An argument is wrong, or the file is damaged, cut off, of another kind or a newer version; or it was written with fused
-        multiply-add and this process has none (or the other way round), so that it cannot learn the same.
+        An argument is wrong; or the file is damaged, cut off, of another kind or a newer version, or was written where
+        floating-point numbers are rounded differently (one side has fused multiply-add, the other has not).
     OSError
         A file cannot be read or written.
     """
