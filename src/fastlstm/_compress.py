@@ -39,7 +39,7 @@ EPISODE = 8  # chunks that are read again in a row
 
 # The presets of VERSION, in the order of their numbers in files. `lanes`: one reads, the others read again.
 PRESETS = {
-    "default": {"hidden": 96, "layers": 1, "lanes": 3, "chunk": 16, "rate": 0.02, "decay": 1e-4},
+    "default": {"hidden": 128, "layers": 1, "lanes": 2, "chunk": 16, "rate": 0.02, "decay": 2e-4},
     "fast": {"hidden": 64, "layers": 1, "lanes": 1, "chunk": 16, "rate": 0.02, "decay": 1e-4},
     "best": {"hidden": 192, "layers": 1, "lanes": 4, "chunk": 16, "rate": 0.015, "decay": 2e-4},
 }
@@ -239,10 +239,12 @@ def decompress(source, target, report=lambda size: None):
     _, version, method, preset, arithmetic, length, alphabet = HEADER.unpack(header[:-4])
     if version != VERSION:
         raise ValueError(f"it has version {version} of the format, and this fastlstm reads version {VERSION}")
-    if header != sealed(method, preset, arithmetic, length, alphabet) or method > CODED or preset >= len(PRESETS):
+    if header != sealed(method, preset, arithmetic, length, alphabet):
         raise ValueError("its header is damaged")
-    if method == STORED:
+    if header == sealed(STORED, 0, 0, length, bytes(32)):
         next_block = stored_blocks(source, length)
+    elif method != CODED or preset >= len(PRESETS):
+        raise ValueError("its header is damaged")
     else:
         next_block = coded_blocks(source, length, list(PRESETS)[preset], arithmetic, alphabet)
     checksum = 0
