@@ -318,15 +318,21 @@ def test_options_that_no_rule_takes_are_named(rule, options):
         rule(**{"net": fl.Linear(1, 1), "lr": 0.1} | options)
 
 
-def test_a_learner_takes_plain_descent_alone():
-    net = fl.Linear(1, 1)
-    for options in ({"weight_decay": 0.1}, {"momentum": 0.5, "nesterov": True}, {"clip_norm": 1}):
-        optimizer = fl.SGD(net, 0.1, **options)
-        with pytest.raises(ValueError, match="^optimizer"):
-            fl.OnlineLearner(net, optimizer=optimizer)
-    for optimizer in (fl.Adam(net), fl.AdamW(net), fl.RMSprop(net)):
-        with pytest.raises(TypeError, match="^optimizer"):
-            fl.OnlineLearner(net, optimizer=optimizer)
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": 0.1}, {"momentum": 0.5, "nesterov": True}, {"clip_norm": 0.1}], ids=str
+)
+@pytest.mark.parametrize("rule", [fl.SGD, fl.RMSprop, fl.Adam, fl.AdamW])
+def test_a_learner_applies_any_rule(rule, options, dtype):
+    if rule is not fl.SGD:
+        options = {name: options[name] for name in options if name not in ("nesterov", "momentum")}
+    ones, nets = np.ones(1, dtype), [fl.Linear(1, 1, seed=0, dtype=dtype) for _ in range(2)]
+    optimizer = rule(nets[1], lr=0.1, **options)
+    learner = fl.OnlineLearner(nets[0], optimizer=rule(nets[0], lr=0.1, **options))
+    for target in (3.0, -1.0, 0.5):
+        learner.step(ones, np.full(1, target, dtype))
+        nets[1].grad[:] = 2 * (nets[1](ones[None])[0] - np.asarray(target, dtype))  # x is 1: weight and bias alike
+        optimizer.step()
+        np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
 
 
 def test_a_gradient_that_is_not_finite_is_seen(dtype):

@@ -41,7 +41,7 @@ cdef class Learner:
     cdef readonly object flat_state, optimizer
     cdef object weights, gradient, traces, scratch
     cdef long long version
-    cdef bint busy, elementwise
+    cdef bint busy, elementwise, classes
     cdef readonly bint open  # a step waits for its error
     cdef double *loss_sum
     cdef int64_t *loss_steps
@@ -51,6 +51,7 @@ cdef class Learner:
         self.flat_state = network.new_state(lanes)
         self.weights = aligned(network.n_packed, network.dtype)
         self.elementwise = loss in (LOSSES["mse"], LOSSES["sse"], LOSSES["binary_cross_entropy"])
+        self.classes = loss == LOSSES["cross_entropy"]
         self.version = -1
 
     # What each kind of learner does in its own way.
@@ -129,25 +130,50 @@ cdef class Learner:
             return cnp.PyArray_DIM(a, 0) == self.lanes and cnp.PyArray_DIM(a, 1) == width
         return ndim == 1 and self.lanes == 1 and cnp.PyArray_DIM(a, 0) == width
 
-    def step(self, x, target):
-        """One step for arguments that are ready for C as they are; None for any others."""
+    cdef void *ready(self, object target, int ndim, int64_t *label) except? NULL:
+        """A step's target as C reads it, if it is ready; NULL if not. `ndim`: as the outputs have it, -1 if either will do."""
+        cdef Py_ssize_t outputs = self.network.output_size
+        if self.elementwise:
+            if self.fits(target, self.network.dtype.num, outputs) and (ndim < 0 or cnp.PyArray_NDIM(<cnp.ndarray>target) == ndim):
+                return data(target)
+            return NULL
+        if not self.classes:
+            return NULL
+        if type(target) is int and self.lanes == 1:
+            label[0] = target if -1 <= target < outputs else -2
+            return label if label[0] >= -1 else NULL
+        if type(target) is not np_ndarray or cnp.PyArray_TYPE(<cnp.ndarray>target) != cnp.NPY_INT64:
+            return NULL
+        cdef cnp.ndarray a = <cnp.ndarray>target
+        if not cnp.PyArray_ISCARRAY_RO(a) or cnp.PyArray_NDIM(a) != 1 or cnp.PyArray_DIM(a, 0) != self.lanes:
+            return NULL
+        cdef const int64_t *classes = <const int64_t *>cnp.PyArray_DATA(a)
+        for b in range(self.lanes):
+            if not -1 <= classes[b] < outputs:
+                return NULL
+        return <void *>classes
+
+    cdef cnp.ndarray outputs(self, int ndim):
         cdef cnp.npy_intp shape[2]
-        cdef Py_ssize_t done = 0
-        cdef int ndim
-        cdef cnp.ndarray y
-        cdef fastlstm_status status
-        cdef int typenum = self.network.dtype.num
-        if not self.fits(x, typenum, self.network.input_size):
-            return None
-        ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
-        if target is not None and not (self.elementwise and self.fits(target, typenum, self.network.output_size)
-                                       and cnp.PyArray_NDIM(<cnp.ndarray>target) == ndim):
-            return None
         shape[0] = self.lanes
         shape[ndim - 1] = self.network.output_size
-        y = cnp.PyArray_SimpleNew(ndim, shape, typenum)
+        return cnp.PyArray_SimpleNew(ndim, shape, self.network.dtype.num)
+
+    def step(self, x, target):
+        """One step for arguments that are ready for C as they are; None for any others."""
+        cdef Py_ssize_t done = 0
+        cdef int64_t label = 0
+        cdef fastlstm_status status
+        cdef void *ct = NULL
+        if not self.fits(x, self.network.dtype.num, self.network.input_size):
+            return None
+        cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
+        if target is not None:
+            ct = self.ready(target, ndim, &label)
+            if ct == NULL:
+                return None
+        cdef cnp.ndarray y = self.outputs(ndim)
         cdef void *cx = data(x)
-        cdef void *ct = data(target)
         cdef void *cy = data(y)
         self.take()
         self.loss_sum[0], self.loss_steps[0] = 0, 0
@@ -156,6 +182,26 @@ cdef class Learner:
         self.give()
         check(status)
         return y
+
+    def predict(self, x):
+        """The first half of a step for x (lanes, I), or (I,) for one lane, that is ready for C; None for any other."""
+        if not self.fits(x, self.network.dtype.num, self.network.input_size):
+            return None
+        y = self.outputs(cnp.PyArray_NDIM(<cnp.ndarray>x))
+        self.forward(x, y)
+        return y
+
+    def learn_ready(self, target):
+        """The second half for a target that is ready for C; False for any other."""
+        cdef int64_t label = 0
+        if not self.open or target is None:
+            return False
+        cdef void *ct = self.ready(target, -1, &label)
+        if ct == NULL:
+            return False
+        self.loss_sum[0], self.loss_steps[0] = 0, 0
+        self.finish(True, ct)
+        return True
 
     def run(self, x, targets, reset, y):
         """x (T, lanes, I), checked targets and reset -> y."""
@@ -188,28 +234,27 @@ cdef class Learner:
         self.give()
         check(status)
 
-    cdef int finish(self, bint named, object errors) except -1:
+    cdef int finish(self, bint named, void *errors) except -1:
         cdef fastlstm_status status
-        cdef void *ce = data(errors)
         if self.busy:
             self.idle()
         self.pull()
         self.busy = True
         self.open = False
         with nogil:
-            status = self.c_learn(ce) if named else self.c_backward(ce)
+            status = self.c_learn(errors) if named else self.c_backward(errors)
         self.give()
         check(status)
         return 0
 
     def backward(self, dy):
         """The second half, of a loss computed elsewhere: dy (lanes, O) or None."""
-        self.finish(False, dy)
+        self.finish(False, data(dy))
 
     def learn(self, targets):
         """The second half, of the learner's own loss."""
         self.loss_sum[0], self.loss_steps[0] = 0, 0
-        self.finish(True, targets)
+        self.finish(True, data(targets))
 
     def undo(self, before):
         """Forget the first half of a step; `before`: the state before it."""

@@ -143,11 +143,13 @@ class OnlineLearner:
         y : array (O,) or (lanes, O)
             The state has moved on. A prediction without `learn` before the next call is a step without a target.
         """
-        x, lead = self._input(x)
-        y = np.empty((*lead, self._core.network.output_size), self._core.network.dtype)
-        self._core.forward(x, y)
-        self._y = y if callable(self._loss) else None
-        return y.copy() if callable(self._loss) else y
+        y = self._core.predict(x)
+        if y is None:
+            y = self._core.predict(self._input(x)[0])
+        if not callable(self._loss):
+            return y
+        self._y = y
+        return y.copy()
 
     def learn(self, target=None):
         """The second half of a step: learn from the target of the last prediction; both together are `step`.
@@ -156,6 +158,8 @@ class OnlineLearner:
         ----------
         target : array as for `step`, or (lanes, ...) whatever the form of x; optional
         """
+        if self._core.learn_ready(target):
+            return
         if not self._core.open:
             raise ValueError("there is no prediction to learn from: call predict first")
         if target is not None:
@@ -170,6 +174,24 @@ class OnlineLearner:
             losses.append(loss)
         self._core.backward(dy)
         self._core.set_loss(sum(losses), len(losses))
+
+    def peek(self, x):
+        """What `predict` would give, without moving on: nothing changes.
+
+        Parameters
+        ----------
+        x : array (I,) for one lane, or (lanes, I)
+
+        Returns
+        -------
+        y : array (O,) or (lanes, O)
+        """
+        x = self._input(x)[0]
+        self._core.close()
+        before = self._core.flat_state.copy()
+        y = self._core.predict(x)
+        self._core.undo(before)
+        return y
 
     def _input(self, x):
         lead = () if self.lanes == 1 and ndim_of(x) == 1 else (self.lanes,)

@@ -696,7 +696,7 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
         for (ptrdiff_t j = 0, column = 0; j < d && !call.stop; j++) {
             const fl_geometry q = fl_layer_geometry(layers + i + j, engine->vw);
             const fl_back back = {
-                .l = layers + i + j, .packed = (const char *)packed + weights * real, .batch = batch,
+                .l = layers + i + j, .packed = (char *)packed + weights * real, .batch = batch,
                 .x = x, .y = y + column * real, .dy = layer_dy + column * real, .dx = layer_dx,
                 .x_step = x_step, .x_lane = x_lane, .y_step = B * wide, .y_lane = wide, .dy_step = dy_step, .dy_lane = dy_lane,
                 .dx_step = dx_step, .dx_lane = dx_lane, .add_dx = j > 0, .state = state, .dstate = dstate, .tape = at,

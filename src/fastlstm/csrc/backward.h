@@ -1,9 +1,10 @@
 /* Backpropagation through time: the full gradient of one layer (one direction) over all steps, from what forward.h saved.
 
-   Three phases (and a fourth for what a learner carries on, carry.h), each divided among threads without ever dividing a sum:
+   Three phases, each divided among threads without ever dividing a sum:
    0  the weights are transposed, so that errors of net inputs can be sources of products (by units);
    1  errors run back through time and become errors d of all net inputs, in the tape (by lanes);
-   2  dx = W_x^T d for all rows in one product (by rows), dW = sum_rows d s^T in another (by groups). */
+   2  dx = W_x^T d for all rows in one product (by rows), dW = sum_rows d s^T in another (by groups), with what a learner
+      carries on (carry.h). */
 #ifndef FL_BACKWARD_H
 #define FL_BACKWARD_H
 
@@ -471,12 +472,12 @@ typedef struct fl_feed {
     ptrdiff_t *row;
 } fl_feed;
 
-/* The gradient of a cell's weights or, with `tail`, of those of its second product. */
-static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, int part, int parts, fl_patience *patience) {
+/* The gradient of the weights of a cell's groups [first, end) or, with `tail`, of those of its second product. */
+static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, ptrdiff_t first, ptrdiff_t end, fl_patience *patience) {
     const fl_cell *cell = tail ? &v->tail : &v->cell;
     const fl_geometry *q = &cell->q, *whole = &v->cell.q;
     const fastlstm_layer *l = cell->l;
-    const ptrdiff_t B = b->batch->lanes, apart = q->N * VW, first = q->groups * part / parts, end = q->groups * (part + 1) / parts;
+    const ptrdiff_t B = b->batch->lanes, apart = q->N * VW;
     const ptrdiff_t P = l->peepholes ? 3 * q->S * VW : 0, matrix[FL_KINDS] = {l->weight_ih, l->weight_hh, l->weight_gh};
     const ptrdiff_t bias[2] = {l->bias_ih, l->bias_hh};
     ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows) + (tail ? whole->groups * (whole->G + whole->G_h) * VW : 0), C = 0;
@@ -552,6 +553,9 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, in
 
 #include "carry.h"
 
+/* Weights whose gradient is made before more is done with it: a quarter of a second-level cache. */
+enum { FL_TURN_WEIGHTS = 65536 };
+
 /* One phase, one thread's share of it; returns whether to stop. */
 static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlstm_poll poll, void *context) {
     fl_patience patience = {poll, context, 0, fl_fpu_enter()};
@@ -559,23 +563,29 @@ static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlst
     int stop = 0;
     fl_back_open(&v, b, part);
     const fl_geometry *q = &v.cell.q;
-    const int recurrent = b->l->kind != FASTLSTM_LINEAR;
+    const int recurrent = b->l->kind != FASTLSTM_LINEAR, truncated = b->carry && b->carry->truncated;
     if (phase == 0) {
         const ptrdiff_t h = v.by_h.q.groups, x = v.by_x.q.groups, tail = q->has_tail ? v.by_tail.q.groups : 0;
         const REAL *w = v.cell.w + q->biases * q->G * VW;
         if (b->dx) fl_transpose(q, w, &v.from_x, q->I, x * part / parts, x * (part + 1) / parts, (REAL *)v.by_x.w);
-        if (recurrent) fl_transpose(q, w + q->I * q->G * VW, &v.from_h, q->P + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
+        if (recurrent && !truncated) fl_transpose(q, w + q->I * q->G * VW, &v.from_h, q->P + q->A, h * part / parts, h * (part + 1) / parts, (REAL *)v.by_h.w);
         if (tail) fl_transpose(&v.tail.q, v.tail.w, &v.from_tail, q->H, tail * part / parts, tail * (part + 1) / parts, (REAL *)v.by_tail.w);
     } else if (phase == 1) {
         const int shares = parts < b->batch->lanes ? parts : (int)b->batch->lanes;
         if (b->carry && part < shares) fl_carry_terms(b, &v, part, shares);
-        stop = recurrent ? part < shares && !(b->carry && b->carry->truncated) && fl_back_time(b, &v, part, shares, &patience)
-                         : fl_back_linear(b, &v, part, parts);
-    } else if (phase == 3) {
-        fl_carry_traces(b, &v, part, parts);
+        if (!recurrent) stop = fl_back_linear(b, &v, part, parts);
+        else if (part < shares && !truncated) stop = fl_back_time(b, &v, part, shares, &patience);
     } else {
-        stop = (b->dx && fl_back_inputs(b, &v, part, parts, &patience)) || fl_back_weights(b, &v, 0, part, parts, &patience) ||
-               (q->has_tail && fl_back_weights(b, &v, 1, part, parts, &patience));
+        const ptrdiff_t first = q->groups * part / parts, end = q->groups * (part + 1) / parts;
+        stop = b->dx && fl_back_inputs(b, &v, part, parts, &patience);
+        const ptrdiff_t turn = b->carry || b->optimizer ? (FL_TURN_WEIGHTS / q->panel > 1 ? FL_TURN_WEIGHTS / q->panel : 1) : end - first;
+        for (ptrdiff_t group = first, to; group < end && !stop; group = to) {
+            to = end - group < turn ? end : group + turn;
+            if (b->n_rows) stop = fl_back_weights(b, &v, 0, group, to, &patience);
+            if (b->carry) fl_carry_traces(b, &v, group, to);
+            if (b->optimizer) fl_update_groups(b->optimizer, b->l, q, group, to, (REAL *)b->params, b->gradient, (REAL *)b->packed);
+        }
+        if (q->has_tail && !stop) stop = fl_back_weights(b, &v, 1, v.tail.q.groups * part / parts, v.tail.q.groups * (part + 1) / parts, &patience);
     }
     fl_fpu_leave(patience.mode);
     return stop;

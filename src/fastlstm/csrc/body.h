@@ -19,11 +19,11 @@
 #include "compact.h"
 #include "noise.h"
 #include "forward.h"
+#include "loss.h"
+#include "optim.h"
 #include "backward.h"
 #include "traces.h"
-#include "loss.h"
 #include "ctc.h"
-#include "optim.h"
 #include "learn.h"
 
 #define FL_STRING2(x) #x

@@ -145,12 +145,13 @@ static void fl_carry_sources(const fl_back *b, const fl_geometry *q, ptrdiff_t t
         to[k - from] = k == at && q->biases > 0 ? 1 : 0;
 }
 
-/* Phase 3, after all else: the traces' part of the gradient, and the traces at the end of the chunk. */
-static void fl_carry_traces(const fl_back *b, const fl_back_view *v, int part, int parts) {
+/* Of groups [from_group, to_group), once their weights' gradient is made: the traces' part of it, and the traces at the end of
+   the chunk. */
+static void fl_carry_traces(const fl_back *b, const fl_back_view *v, ptrdiff_t from_group, ptrdiff_t to_group) {
     const fl_geometry *q = &v->cell.q;
     const fl_carry *c = b->carry;
     const ptrdiff_t B = b->batch->lanes, K = c->batch->steps, S = q->S, width = fl_carry_width(q, (ptrdiff_t)sizeof(REAL));
-    const ptrdiff_t first = q->groups * part / parts * VW, to = q->groups * (part + 1) / parts * VW, end = to < q->J ? to : q->J;
+    const ptrdiff_t first = from_group * VW, to = to_group * VW, end = to < q->J ? to : q->J;
     const ptrdiff_t lane_size = fl_carry_size(b->l, q, (ptrdiff_t)sizeof(REAL)), stride = fl_carry_term(q, 1, 0, 0);
     REAL *sources = (REAL *)(v->own + b->plan.sources);
     ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows);

@@ -24,8 +24,11 @@ typedef struct fl_chunk {
     uint8_t *error, *reset;
     fl_chunk_layer *layer;
     fastlstm_layer *backward; /* the layers as their backward pass sees them */
-    int fused_sigmoid;
+    int fused_sigmoid, has_tail;
 } fl_chunk;
+
+/* Weights of a network from which on they are updated and packed group by group. */
+enum { FL_LARGE_UPDATE = 65536 };
 
 enum { FL_CHUNK_BYTES = (sizeof(fl_chunk) + 63) / 64 * 64 };
 
@@ -175,8 +178,9 @@ static const fl_chunk *chunk_open(fastlstm_chunk_learner *m) {
         prepare(m->engine, m->layers + i, 1, p->weights, m->window, m->lanes, runner);
         tape += chunk_tape_of(&p->q, m->window, m->lanes) * c->real;
         runner += runner_size(m->engine, m->layers + i, m->window, m->lanes);
-        if (traces) traces += m->lanes * fl_carry_size(m->layers + i, &p->q, c->real) * c->real;
+        if (m->gradient_rule != FASTLSTM_BPTT) traces += m->lanes * fl_carry_size(m->layers + i, &p->q, c->real) * c->real;
         c->weights += p->q.packed;
+        c->has_tail |= p->q.has_tail;
     }
     m->prepared = 1;
     return c;
@@ -220,7 +224,7 @@ static void chunk_forward(const fl_chunk *c, ptrdiff_t n, const void *x, void *y
 static void chunk_forget(const fl_chunk *c) {
     const fastlstm_chunk_learner *m = c->m;
     for (ptrdiff_t b = 0; b < c->B; b++) {
-        for (ptrdiff_t i = 0; c->reset[b] && m->traces && i < m->n_layers; i++) {
+        for (ptrdiff_t i = 0; c->reset[b] && m->gradient_rule != FASTLSTM_BPTT && i < m->n_layers; i++) {
             const ptrdiff_t size = fl_carry_size(m->layers + i, &c->layer[i].q, c->real) * c->real;
             memset(c->layer[i].traces + b * size, 0, (size_t)size);
         }
@@ -241,14 +245,16 @@ static void run_chunk(void *context, int part, int parts) {
         call->engine->backward(call->b, call->phase, part, call->threads, NULL, NULL);
 }
 
-static void chunk_settle(const fl_chunk *c) {
+/* Makes the window's gradient, and with it, if it may, the update that is due (large layers: weights while they are in
+   cache); returns whether it has. */
+static int chunk_settle(const fl_chunk *c, int update) {
     fastlstm_chunk_learner *m = c->m;
     const ptrdiff_t K = m->held, B = c->B, real = c->real;
     int64_t *lengths = (int64_t *)(c->scratch + c->p.lengths);
     ptrdiff_t *rows = (ptrdiff_t *)(c->scratch + c->p.rows), *order = (ptrdiff_t *)(c->scratch + c->p.order), n_rows = 0;
     const int truncated = m->gradient_rule == FASTLSTM_TRUNCATED_RTRL, carries = m->gradient_rule != FASTLSTM_BPTT;
     int resets = 0;
-    if (K == 0) return;
+    if (K == 0) return 0;
     memset(lengths, 0, (size_t)B * sizeof *lengths);
     for (ptrdiff_t t = 0; t < K; t++)
         for (ptrdiff_t b = 0; b < B; b++) {
@@ -263,6 +269,7 @@ static void chunk_settle(const fl_chunk *c) {
     fastlstm_batch batch = whole;
     batch.lengths = lengths;
     memset(c->scratch + c->p.dstate, 0, (size_t)(c->state * real));
+    update = update && n_rows && !m->gathered && c->weights >= FL_LARGE_UPDATE && !c->has_tail && !(m->optimizer->clip_norm > 0);
 
     const char *dy = c->dy;
     for (ptrdiff_t i = m->n_layers - 1; i >= 0 && (n_rows || carries); i--) {
@@ -276,13 +283,13 @@ static void chunk_settle(const fl_chunk *c) {
             .x_step = B * q->I, .x_lane = q->I, .y_step = B * q->P, .y_lane = q->P, .dy_step = B * q->P, .dy_lane = q->P,
             .dx_step = B * q->I, .dx_lane = q->I, .state = c->kept + c->p.start, .dstate = c->scratch + c->p.dstate, .tape = p->tape,
             .gradient = m->gradient, .add_gradient = m->gathered, .errors_x = carry_on && truncated && dx ? c->scratch + c->p.errors_x : NULL,
-            .carry = carry_on ? &carry : NULL, .rows = rows, .n_rows = n_rows, .order = order, .scratch = c->scratch + c->p.call,
+            .carry = carry_on ? &carry : NULL, .optimizer = update ? m->optimizer : NULL, .params = m->params, .rows = rows, .n_rows = n_rows, .order = order, .scratch = c->scratch + c->p.call,
             .plan = fl_plan_back(c->backward + i, B, m->engine->vw, real)};
         const ptrdiff_t work = times(times(q->packed, K), B);
         fl_chunk_call call = {m->engine, &back, 0, work >= 0 && work < FL_CALL_WORK ? 1 : m->threads};
         memset(c->scratch + c->p.call + back.plan.zeros, 0, (size_t)(FL_MAX(q->H, q->A) * real));
-        for (call.phase = n_rows ? 0 : 1; call.phase < (carry_on ? 4 : 3); call.phase++)
-            if (n_rows || call.phase != 2) fl_parallel(call.phase == 1 && B < call.threads ? (int)B : call.threads, run_chunk, &call);
+        for (call.phase = n_rows ? 0 : 1; call.phase < 3; call.phase++)
+            if (n_rows || carry_on) fl_parallel(call.phase == 1 && B < call.threads ? (int)B : call.threads, run_chunk, &call);
         if (dx && m->error_bound < INFINITY) m->engine->bound(K * B * q->I, dx, m->error_bound);
         dy = dx;
     }
@@ -292,15 +299,20 @@ static void chunk_settle(const fl_chunk *c) {
     memset(c->reset + B, 0, (size_t)(K * B));
     m->held = 0;
     chunk_forget(c);
+    return update;
 }
 
 static void chunk_apply(const fl_chunk *c) {
     fastlstm_chunk_learner *m = c->m;
-    chunk_settle(c);
+    const int updated = chunk_settle(c, m->optimizer != NULL);
     if (m->optimizer && m->has_error) {
-        if (!m->gathered) memset(m->gradient, 0, (size_t)(c->params * c->real)); /* all errors were zero */
-        m->engine->update(m->optimizer, c->params, m->params, m->gradient);
-        m->engine->pack(m->layers, m->n_layers, m->params, m->weights);
+        if (updated) {
+            m->optimizer->steps++;
+        } else {
+            if (!m->gathered) memset(m->gradient, 0, (size_t)(c->params * c->real)); /* all errors were zero */
+            m->engine->update(m->optimizer, c->params, m->params, m->gradient);
+            m->engine->pack(m->layers, m->n_layers, m->params, m->weights);
+        }
         m->optimizer->lr *= m->decay;
         m->gathered = 0;
     }
@@ -314,7 +326,7 @@ static void chunk_advance(const fl_chunk *c, ptrdiff_t n) {
     m->held += n;
     m->pending += n;
     if (m->optimizer && m->chunk > 0 && m->pending >= m->chunk) chunk_apply(c);
-    else if (m->held == m->window || (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->held >= m->chunk)) chunk_settle(c);
+    else if (m->held == m->window || (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->held >= m->chunk)) chunk_settle(c, 0);
 }
 
 /* Errors of the window's step at row `from`, of step t of the targets, or as they are in dy. */
@@ -470,6 +482,6 @@ fastlstm_status fastlstm_chunk_settle(fastlstm_chunk_learner *m) {
     if (status) return status;
     const fl_chunk *c = chunk_open(m);
     chunk_close(c);
-    chunk_settle(c);
+    chunk_settle(c, 0);
     return FASTLSTM_OK;
 }

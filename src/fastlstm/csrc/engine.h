@@ -25,7 +25,7 @@ typedef struct fl_carry {
 /* The backward pass of one layer and direction (backward.h). Row (t, b) of an array lies at t * step + b * lane. */
 typedef struct fl_back {
     const fastlstm_layer *l;
-    const void *packed;          /* the layer's weights */
+    void *packed;                /* the layer's weights */
     const fastlstm_batch *batch; /* steps, lanes, lengths, reset; not x and y */
     const void *x, *y, *dy;      /* inputs, this direction's outputs and their errors */
     void *dx;                    /* or NULL */
@@ -36,6 +36,8 @@ typedef struct fl_back {
     void *tape, *gradient;       /* this layer's; of the network, as its parameters lie */
     int add_gradient;            /* it is added to what is there */
     const void *errors_x;        /* of the net inputs as dx needs them (rows, groups, N, VW), where not those on the tape */
+    const fastlstm_optimizer *optimizer; /* updates the weights, group by group, as soon as their gradient is there; or NULL */
+    void *params;                /* then: the network's, flat; they are packed anew */
     const fl_carry *carry;       /* what goes on beyond the steps of the batch (carry.h), or NULL */
     const ptrdiff_t *rows;       /* (n_rows,) valid t * lanes + b */
     ptrdiff_t n_rows;

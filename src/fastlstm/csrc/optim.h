@@ -58,19 +58,11 @@ FL_NOINLINE void fl_sgd_array(ptrdiff_t n, REAL *w, const REAL *gradient, REAL *
     else fl_update_all(FASTLSTM_SGD, 0, 0, &r, n, w, gradient, NULL, NULL);
 }
 
-static void fl_update(fastlstm_optimizer *o, ptrdiff_t n, void *weights, const void *gradient) {
-    const fl_fpu mode = fl_fpu_enter();
-    const REAL *g = (const REAL *)gradient;
-    REAL *w = (REAL *)weights, *first = (REAL *)o->first, *second = (REAL *)o->second;
-    const double t = (double)++o->steps;
+/* The rule of update number `steps`, of a gradient that is scaled first. */
+static fl_rule fl_rule_of(const fastlstm_optimizer *o, int64_t steps, double scale) {
+    const double t = (double)steps;
     const int adam = o->kind == FASTLSTM_ADAM || o->kind == FASTLSTM_ADAMW;
-    double scale = 1;
-    if (o->clip_norm > 0) { /* as torch.nn.utils.clip_grad_norm_ */
-        o->norm = sqrt(fl_sum_squares(n, g));
-        scale = o->clip_norm / (o->norm + 1e-6);
-        if (scale > 1) scale = 1;
-    }
-    const fl_rule r = {
+    return (fl_rule){
         .scale = (REAL)scale,
         .lr = (REAL)(adam ? o->lr / (1 - pow(o->beta1, t)) : o->lr),
         .decay = (REAL)o->weight_decay,
@@ -82,20 +74,60 @@ static void fl_update(fastlstm_optimizer *o, ptrdiff_t n, void *weights, const v
         .eps = (REAL)o->eps,
         .keep = (REAL)(1 - o->lr * o->weight_decay),
     };
+}
+
+/* Elements [from, from + n) of all arrays. */
+static void fl_update_range(const fastlstm_optimizer *o, const fl_rule *r, ptrdiff_t from, ptrdiff_t n, void *weights, const void *gradient) {
+    const REAL *g = (const REAL *)gradient + from;
+    REAL *w = (REAL *)weights + from, *first = o->first ? (REAL *)o->first + from : NULL, *second = o->second ? (REAL *)o->second + from : NULL;
     switch (o->kind) {
     case FASTLSTM_SGD:
-        if (o->momentum == 0) fl_update_all(FASTLSTM_SGD, 0, 0, &r, n, w, g, NULL, NULL);
-        else if (o->nesterov) fl_update_all(FASTLSTM_SGD, 1, 1, &r, n, w, g, first, NULL);
-        else fl_update_all(FASTLSTM_SGD, 1, 0, &r, n, w, g, first, NULL);
+        if (o->momentum == 0) fl_update_all(FASTLSTM_SGD, 0, 0, r, n, w, g, NULL, NULL);
+        else if (o->nesterov) fl_update_all(FASTLSTM_SGD, 1, 1, r, n, w, g, first, NULL);
+        else fl_update_all(FASTLSTM_SGD, 1, 0, r, n, w, g, first, NULL);
         break;
     case FASTLSTM_RMSPROP:
-        if (o->momentum == 0) fl_update_all(FASTLSTM_RMSPROP, 0, 0, &r, n, w, g, NULL, second);
-        else fl_update_all(FASTLSTM_RMSPROP, 1, 0, &r, n, w, g, first, second);
+        if (o->momentum == 0) fl_update_all(FASTLSTM_RMSPROP, 0, 0, r, n, w, g, NULL, second);
+        else fl_update_all(FASTLSTM_RMSPROP, 1, 0, r, n, w, g, first, second);
         break;
-    case FASTLSTM_ADAM: fl_update_all(FASTLSTM_ADAM, 1, 0, &r, n, w, g, first, second); break;
-    default: fl_update_all(FASTLSTM_ADAMW, 1, 0, &r, n, w, g, first, second);
+    case FASTLSTM_ADAM: fl_update_all(FASTLSTM_ADAM, 1, 0, r, n, w, g, first, second); break;
+    default: fl_update_all(FASTLSTM_ADAMW, 1, 0, r, n, w, g, first, second);
     }
+}
+
+static void fl_update(fastlstm_optimizer *o, ptrdiff_t n, void *weights, const void *gradient) {
+    const fl_fpu mode = fl_fpu_enter();
+    double scale = 1;
+    if (o->clip_norm > 0) { /* as torch.nn.utils.clip_grad_norm_ */
+        o->norm = sqrt(fl_sum_squares(n, (const REAL *)gradient));
+        scale = o->clip_norm / (o->norm + 1e-6);
+        if (scale > 1) scale = 1;
+    }
+    const fl_rule r = fl_rule_of(o, ++o->steps, scale);
+    fl_update_range(o, &r, 0, n, weights, gradient);
     fl_fpu_leave(mode);
+}
+
+/* Rows [row, row + rows) of all parameter matrices of a layer. */
+static void fl_update_rows(const fastlstm_optimizer *o, const fl_rule *r, const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t row,
+                           ptrdiff_t rows, void *params, const void *gradient) {
+    const ptrdiff_t at[5] = {l->weight_ih, l->weight_hh, l->weight_gh, l->bias_ih, l->bias_hh}, width[5] = {q->I, q->P, q->A, 1, 1};
+    for (int j = 0; j < 5; j++)
+        if (at[j] >= 0) fl_update_range(o, r, at[j] + row * width[j], rows * width[j], params, gradient);
+}
+
+/* One update of the weights of a layer's groups [first, end), then packed anew while they are in cache; no second product. */
+static void fl_update_groups(const fastlstm_optimizer *o, const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t first, ptrdiff_t end,
+                             REAL *params, const void *gradient, REAL *packed) {
+    const fl_rule r = fl_rule_of(o, o->steps + 1, 1);
+    const ptrdiff_t from = first * VW, J = (end * VW < q->J ? end * VW : q->J) - from, gates = l->kind == FASTLSTM_LSTM ? q->gates : 0;
+    for (ptrdiff_t n = 0; n < q->G - (q->S - 1); n++) /* a gate, or all cells of the blocks */
+        fl_update_rows(o, &r, l, q, fl_param_row(l, q, first, 0, n, 0), n < gates ? J : J * q->S, params, gradient);
+    for (ptrdiff_t gate = 0; l->peepholes && gate < q->gates; gate++)
+        fl_update_range(o, &r, l->weight_peephole + gate * q->H + from * q->S, J * q->S, params, gradient);
+    for (ptrdiff_t group = first; group < end; group++)
+        fl_copy_group(l, q, group, params, packed + group * q->panel, 0);
+    fl_copy_peepholes(l, q, params, packed + q->peephole, first, end, 0);
 }
 
 #endif

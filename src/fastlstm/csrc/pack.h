@@ -116,16 +116,18 @@ static void fl_copy_biases(const fastlstm_layer *l, const fl_geometry *q, ptrdif
 
 #include "compact_pack.h"
 
-FL_NOINLINE void fl_copy_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
-    REAL *w = packed;
-    for (ptrdiff_t group = 0; group < q->groups; group++, w += q->panel) {
-        REAL *w_x = w + q->biases * q->G * VW, *w_h = w_x + q->I * q->G * VW;
-        fl_copy_biases(l, q, group, params, w, back);
-        fl_copy_sources(l, q, group, params, w_x, back, l->weight_ih, q->I, q->G, 0);
-        if (l->kind == FASTLSTM_LINEAR) continue;
-        fl_copy_sources(l, q, group, params, w_h, back, l->weight_hh, q->P, q->G_h, q->shift);
-        fl_copy_sources(l, q, group, params, w_h + q->P * q->G_h * VW, back, l->weight_gh, q->A, q->G_h, q->shift);
-    }
+FL_NOINLINE void fl_copy_group(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, REAL *params, REAL *w, int back) {
+    REAL *w_x = w + q->biases * q->G * VW, *w_h = w_x + q->I * q->G * VW;
+    fl_copy_biases(l, q, group, params, w, back);
+    fl_copy_sources(l, q, group, params, w_x, back, l->weight_ih, q->I, q->G, 0);
+    if (l->kind == FASTLSTM_LINEAR) return;
+    fl_copy_sources(l, q, group, params, w_h, back, l->weight_hh, q->P, q->G_h, q->shift);
+    fl_copy_sources(l, q, group, params, w_h + q->P * q->G_h * VW, back, l->weight_gh, q->A, q->G_h, q->shift);
+}
+
+static void fl_copy_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
+    for (ptrdiff_t group = 0; group < q->groups; group++)
+        fl_copy_group(l, q, group, params, packed + group * q->panel, back);
 }
 
 /* Copies params to packed, or packed to params where `back`. */

@@ -178,7 +178,7 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.block = fl_take(&p.each, FL_BLOCK * q.N * vw * real);
     p.bias = fl_take(&p.each, q.N * vw * real);
     p.columns = fl_take(&p.each, columns * FL_COLUMN_BYTES);
-    p.sources = fl_take(&p.each, FL_BLOCK * columns * vw * real);
+    p.sources = fl_take(&p.each, FL_BLOCK * FL_LARGER(columns, FL_TILE) * vw * real);
     p.factors = fl_take(&p.each, (q.factors + 3 * q.S * vw) * real);
     return p;
 }
