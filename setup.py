@@ -96,7 +96,8 @@ class BuildExt(build_ext):
         folder = os.path.join(self.build_temp, folder)
         (target,) = self.compiler.object_filenames([source], output_dir=folder)
         made = os.path.getmtime(target) if os.path.exists(target) else 0
-        if self.force or made <= max(map(os.path.getmtime, DEPENDS)):
+        depends = [source, *(name for name in DEPENDS if name.endswith((".h", ".py")))]
+        if self.force or made <= max(map(os.path.getmtime, depends)):
             self.compiler.compile([source], folder, macros, INCLUDE_DIRS, extra_postargs=flags)
         return target
 

@@ -3,10 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "api.h"
 #include "cpu.h"
-#include "engine.h"
-#include "geometry.h"
-#include "scratch.h"
 #include "threads.h"
 
 /* ---- Engines ---- */
@@ -62,22 +60,8 @@ const char *fastlstm_status_string(fastlstm_status status) {
 
 /* ---- Checks ---- */
 
-/* Sizes above this are refused, so that sums and products of a few of them and an element size fit into ptrdiff_t. */
-#define FL_LIMIT ((ptrdiff_t)1 << (8 * sizeof(ptrdiff_t) - 10))
-
 /* Sources of one kind whose products of bytes, at most 128 * 127 each, int32 can add up. */
 enum { FL_MOST_BYTES = 1 << 17 };
-
-/* a * b, or -1 beyond the limit or if either already is -1. */
-static ptrdiff_t times(ptrdiff_t a, ptrdiff_t b) {
-    if (a < 0 || b < 0) return -1;
-    if (a == 0 || b == 0) return 0;
-    return a > FL_LIMIT / b ? -1 : a * b;
-}
-
-static ptrdiff_t plus(ptrdiff_t a, ptrdiff_t b) {
-    return a < 0 || b < 0 || a > FL_LIMIT - b ? -1 : a + b;
-}
 
 /* Whether an array that exists reaches no further than the limit. */
 static int fits(ptrdiff_t offset, ptrdiff_t size) {
@@ -150,8 +134,6 @@ static fastlstm_status layer_check(const fastlstm_layer *l) {
     return FASTLSTM_OK;
 }
 
-static ptrdiff_t outputs_of(const fastlstm_layer *l) { return l->proj_size ? l->proj_size : l->hidden_size; }
-
 fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_layers) {
     ptrdiff_t width = -1, total = 0;
     if (!layers || n_layers <= 0) return FASTLSTM_BAD_ARGUMENT;
@@ -173,28 +155,14 @@ fastlstm_status fastlstm_net_check(const fastlstm_layer *layers, ptrdiff_t n_lay
     return FASTLSTM_OK;
 }
 
-static int any_compact(const fastlstm_layer *layers, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++)
-        if (layers[i].weights != FASTLSTM_NATIVE) return 1;
-    return 0;
-}
-
-/* The same for an engine. */
-static fastlstm_status engine_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n) {
+fastlstm_status fl_engine_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n) {
     const fastlstm_status status = fastlstm_net_check(layers, n);
     if (status) return status;
     if (!engine) return FASTLSTM_BAD_ARGUMENT;
     return engine->bits == 64 && any_compact(layers, n) ? FASTLSTM_BAD_LAYER : FASTLSTM_OK;
 }
 
-static int any_reverse(const fastlstm_layer *layers, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++)
-        if (layers[i].reverse) return 1;
-    return 0;
-}
-
-/* Whether `lanes` (and `steps`) of the widest things of a network, and its state, stay within the limit. */
-static int counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
+int fl_counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
     ptrdiff_t total = 0;
     if (fastlstm_state_size(layers, n, lanes) < 0) return 0;
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -206,9 +174,6 @@ static int counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps
 }
 
 /* ---- Sizes ---- */
-
-#define FL_MAX(a, b) ((a) > (b) ? (a) : (b))
-#define FL_MIN(a, b) ((a) < (b) ? (a) : (b))
 
 ptrdiff_t fastlstm_params_size(const fastlstm_layer *layers, ptrdiff_t n_layers) {
     ptrdiff_t size = 0;
@@ -244,7 +209,7 @@ ptrdiff_t fastlstm_state_size(const fastlstm_layer *layers, ptrdiff_t n_layers, 
 
 ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers) {
     ptrdiff_t size = 0;
-    if (engine_check(engine, layers, n_layers)) return -1;
+    if (fl_engine_check(engine, layers, n_layers)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i++)
         size += fl_layer_geometry(layers + i, engine->vw).packed;
     return size;
@@ -252,14 +217,14 @@ ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_lay
 
 ptrdiff_t fastlstm_forward_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                         ptrdiff_t steps, ptrdiff_t lanes) {
-    if (engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n_layers, steps, lanes)) return -1;
+    if (fl_engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || !fl_counts_fit(layers, n_layers, steps, lanes)) return -1;
     const ptrdiff_t real = engine->bits / 8;
     return (fl_plan_forward(layers, n_layers, steps, lanes, engine->vw, real).size + real - 1) / real;
 }
 
 ptrdiff_t fastlstm_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
     ptrdiff_t size = 0;
-    if (engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    if (fl_engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !fl_counts_fit(layers, n_layers, 1, lanes)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
         if (layers[i].kind == FASTLSTM_LSTM) size += lanes * q.groups * q.trace;
@@ -269,14 +234,14 @@ ptrdiff_t fastlstm_trace_size(const fastlstm_engine *engine, const fastlstm_laye
 
 ptrdiff_t fastlstm_trace_canonical_size(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
     ptrdiff_t size = 0;
-    if (fastlstm_net_check(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    if (fastlstm_net_check(layers, n_layers) || lanes <= 0 || !fl_counts_fit(layers, n_layers, 1, lanes)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i++)
         if (layers[i].kind == FASTLSTM_LSTM) size += lanes * fl_layer_geometry(layers + i, 1).trace * fl_layer_geometry(layers + i, 1).J;
     return size;
 }
 
 ptrdiff_t fastlstm_learner_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
-    if (engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    if (fl_engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !fl_counts_fit(layers, n_layers, 1, lanes)) return -1;
     const ptrdiff_t real = engine->bits / 8;
     return (fl_plan_learn(layers, n_layers, lanes, engine->vw, real).size + real - 1) / real;
 }
@@ -302,7 +267,7 @@ static int weights_fit(const fastlstm_layer *l, const float *params) {
 }
 
 fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *params, void *packed) {
-    const fastlstm_status status = engine_check(engine, layers, n_layers);
+    const fastlstm_status status = fl_engine_check(engine, layers, n_layers);
     if (status) return status;
     if (!params || !packed) return FASTLSTM_BAD_ARGUMENT;
     for (ptrdiff_t i = 0; i < n_layers; i++)
@@ -312,25 +277,25 @@ fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_laye
 }
 
 fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, void *params) {
-    const fastlstm_status status = engine_check(engine, layers, n_layers);
+    const fastlstm_status status = fl_engine_check(engine, layers, n_layers);
     if (status) return status;
     if (!params || !packed) return FASTLSTM_BAD_ARGUMENT;
     engine->unpack(layers, n_layers, packed, params);
     return FASTLSTM_OK;
 }
 
-static void prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, ptrdiff_t steps,
+void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, ptrdiff_t steps,
                     ptrdiff_t lanes, void *scratch) {
     engine->prepare(engine, layers, n_layers, packed, steps, lanes, (fl_cpu_features() & FL_CPU_VNNI) != 0, scratch);
 }
 
 fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                  ptrdiff_t steps, ptrdiff_t lanes, void *scratch) {
-    const fastlstm_status status = engine_check(engine, layers, n_layers);
+    const fastlstm_status status = fl_engine_check(engine, layers, n_layers);
     if (status) return status;
     if (!packed || !scratch || steps <= 0 || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
-    if (!counts_fit(layers, n_layers, steps, lanes)) return FASTLSTM_TOO_LARGE;
-    prepare(engine, layers, n_layers, packed, steps, lanes, scratch);
+    if (!fl_counts_fit(layers, n_layers, steps, lanes)) return FASTLSTM_TOO_LARGE;
+    fl_prepare(engine, layers, n_layers, packed, steps, lanes, scratch);
     return FASTLSTM_OK;
 }
 
@@ -349,10 +314,10 @@ static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes)
 /* Sizes before anything is read that they count. */
 static fastlstm_status whole_batch_check(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                          const fastlstm_batch *batch) {
-    const fastlstm_status status = engine_check(engine, layers, n_layers);
+    const fastlstm_status status = fl_engine_check(engine, layers, n_layers);
     if (status) return status;
     if (!batch || batch->steps <= 0 || batch->lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
-    return counts_fit(layers, n_layers, batch->steps, batch->lanes) ? batch_check(batch, batch->lanes) : FASTLSTM_TOO_LARGE;
+    return fl_counts_fit(layers, n_layers, batch->steps, batch->lanes) ? batch_check(batch, batch->lanes) : FASTLSTM_TOO_LARGE;
 }
 
 fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlstm_poll poll, void *context) {
@@ -373,10 +338,6 @@ fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_l
 
 /* ---- Several threads ---- */
 
-/* Multiply-adds of a call, and of one layer's step, below which waking or meeting other threads costs more than it brings;
-   weights of a layer beyond which a core's second-level cache does not hold them. */
-enum { FL_CALL_WORK = 1000000, FL_MEETING_WORK = 100000, FL_LARGE_LAYER = 400000, FL_MOST_THREADS = 1 << 16 };
-
 /* Gate activations, the sources of a second product in a step and what noise needs are in each thread's own memory: units
    of layers without them can be divided. */
 static int units_divide(const fastlstm_layer *layers, ptrdiff_t n) {
@@ -391,7 +352,7 @@ int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers,
                     int threads, int *by_units) {
     ptrdiff_t work = 0, largest = 0;
     *by_units = 0;
-    if (engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || threads <= 1) return 1;
+    if (fl_engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || threads <= 1) return 1;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const ptrdiff_t weights = fl_layer_geometry(layers + i, engine->vw).packed;
         work = plus(work, times(times(weights, steps), lanes));
@@ -459,7 +420,7 @@ static void run_share(void *context, int part, int parts) {
     }
     for (; share.part < call->threads; share.part += parts) {
         void *scratch = call->scratch + share.part * call->scratch_bytes;
-        prepare(call->engine, call->layers, call->n_layers, call->packed, call->batch->steps,
+        fl_prepare(call->engine, call->layers, call->n_layers, call->packed, call->batch->steps,
                 fl_share_lanes(call->batch->lanes, share.part, share.parts), scratch);
         ((fl_runner_head *)scratch)->tape = call->tape;
         call->engine->run(scratch, call->batch, &share, poll, call);
@@ -472,7 +433,7 @@ ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fa
     return room.each < 0 ? -1 : room.order + room.each * threads;
 }
 
-static fastlstm_status forward_on_tape(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
+fastlstm_status fl_forward_on_tape(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                        const fastlstm_batch *batch, void *scratch, int threads, int by_units, void *tape, fastlstm_poll poll,
                                        void *context) {
     const fastlstm_status status = whole_batch_check(engine, layers, n_layers, batch);
@@ -492,7 +453,7 @@ static fastlstm_status forward_on_tape(const fastlstm_engine *engine, const fast
         call.order = (const ptrdiff_t *)scratch;
     }
     for (int part = 0; call.barrier && part < threads; part++) {
-        prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, call.scratch + part * call.scratch_bytes);
+        fl_prepare(engine, layers, n_layers, packed, batch->steps, batch->lanes, call.scratch + part * call.scratch_bytes);
         ((fl_runner_head *)(call.scratch + part * call.scratch_bytes))->tape = tape;
     }
     fl_parallel(threads, run_share, &call);
@@ -502,7 +463,7 @@ static fastlstm_status forward_on_tape(const fastlstm_engine *engine, const fast
 fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                           const fastlstm_batch *batch, void *scratch, int threads, int by_units, fastlstm_poll poll,
                                           void *context) {
-    return forward_on_tape(engine, layers, n_layers, packed, batch, scratch, threads, by_units, NULL, poll, context);
+    return fl_forward_on_tape(engine, layers, n_layers, packed, batch, scratch, threads, by_units, NULL, poll, context);
 }
 
 /* ---- Training: forward on a tape, and back ---- */
@@ -511,8 +472,6 @@ fastlstm_status fastlstm_forward_parallel(const fastlstm_engine *engine, const f
 static ptrdiff_t directions(const fastlstm_layer *l, ptrdiff_t n) { return n > 1 && l[1].reverse ? 2 : 1; }
 
 static ptrdiff_t width_of(const fastlstm_layer *l, ptrdiff_t n) { return outputs_of(l) + (directions(l, n) == 2 ? outputs_of(l + 1) : 0); }
-
-static ptrdiff_t rounded(ptrdiff_t elements) { return (elements + 15) / 16 * 16; }
 
 /* The tape of a layer: what its directions save, then its outputs (T, B, width). */
 static ptrdiff_t tape_of(const fastlstm_engine *engine, const fastlstm_layer *l, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
@@ -524,9 +483,8 @@ static ptrdiff_t tape_of(const fastlstm_engine *engine, const fastlstm_layer *l,
     return rounded(size);
 }
 
-/* Whether everything of a training call stays within the limit. */
-static int training_fits(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
-    if (!engine || fastlstm_net_check(layers, n) || any_compact(layers, n) || steps <= 0 || lanes <= 0 || !counts_fit(layers, n, steps, lanes)) return 0;
+int fl_training_fits(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
+    if (!engine || fastlstm_net_check(layers, n) || any_compact(layers, n) || steps <= 0 || lanes <= 0 || !fl_counts_fit(layers, n, steps, lanes)) return 0;
     ptrdiff_t total = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
@@ -538,7 +496,7 @@ static int training_fits(const fastlstm_engine *engine, const fastlstm_layer *la
 
 ptrdiff_t fastlstm_tape_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes) {
     ptrdiff_t size = 0;
-    if (!training_fits(engine, layers, n_layers, steps, lanes)) return -1;
+    if (!fl_training_fits(engine, layers, n_layers, steps, lanes)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i += directions(layers + i, n_layers - i))
         size += tape_of(engine, layers + i, n_layers - i, steps, lanes) + rounded(steps * lanes * width_of(layers + i, n_layers - i));
     return size;
@@ -555,7 +513,7 @@ static fl_training_room training_room(const fastlstm_engine *engine, const fastl
     const fl_training_room none = {{0, 0}, 0, 0, -1};
     fl_training_room room = {{0, 0}, 0, 0, 0};
     ptrdiff_t width = 0;
-    if (threads < 1 || threads > FL_MOST_THREADS || !training_fits(engine, layers, n, steps, lanes)) return none;
+    if (threads < 1 || threads > FL_MOST_THREADS || !fl_training_fits(engine, layers, n, steps, lanes)) return none;
     const ptrdiff_t real = engine->bits / 8, pointer = (ptrdiff_t)sizeof(ptrdiff_t);
     for (ptrdiff_t i = 0, d; i < n; i += d) {
         d = directions(layers + i, n - i);
@@ -617,7 +575,7 @@ fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const f
         one.y = y;
         one.y_step = batch->lanes * width;
         one.y_lane = width;
-        status = forward_on_tape(engine, layers + i, d, weights, &one, scratch, parts, by_units, at, poll, context);
+        status = fl_forward_on_tape(engine, layers + i, d, weights, &one, scratch, parts, by_units, at, poll, context);
         one.x = one.y;
         one.x_step = one.y_step;
         one.x_lane = one.y_lane;
@@ -725,18 +683,9 @@ fastlstm_status fastlstm_trace_convert(const fastlstm_engine *engine, const fast
     const fastlstm_status status = fastlstm_net_check(layers, n_layers);
     if (status) return status;
     if (!engine || !packed || !canonical || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
-    if (!counts_fit(layers, n_layers, 1, lanes)) return FASTLSTM_TOO_LARGE;
+    if (!fl_counts_fit(layers, n_layers, 1, lanes)) return FASTLSTM_TOO_LARGE;
     engine->trace_convert(layers, n_layers, lanes, packed, canonical, back);
     return FASTLSTM_OK;
-}
-
-/* Whether the truncated gradient of 1997 is defined for all layers. */
-static int all_traced(const fastlstm_layer *layers, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const fl_geometry q = fl_layer_geometry(layers + i, 1);
-        if (layers[i].kind == FASTLSTM_GRU || layers[i].kind == FASTLSTM_RNN || q.has_tail || q.has_noise) return 0;
-    }
-    return 1;
 }
 
 static fastlstm_status learner_check(const fastlstm_learner *m) {
@@ -744,11 +693,11 @@ static fastlstm_status learner_check(const fastlstm_learner *m) {
     if (m->prepared) return FASTLSTM_OK;
     const fastlstm_status status = fastlstm_net_check(m->layers, m->n_layers);
     if (status) return status;
-    if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers) || !all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
+    if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers) || !fl_all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
         m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;
-    return counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
+    return fl_counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
 }
 
 /* After all checks of a call: lay out the scratch, once. */
@@ -757,7 +706,7 @@ static void learner_prepare(fastlstm_learner *m) {
     m->prepared = 1;
 }
 
-static fastlstm_status targets_check(int loss, const void *targets, ptrdiff_t count, ptrdiff_t O) {
+fastlstm_status fl_targets_check(int loss, const void *targets, ptrdiff_t count, ptrdiff_t O) {
     const int64_t *classes = (const int64_t *)targets;
     for (ptrdiff_t j = 0; targets && loss == FASTLSTM_CROSS_ENTROPY && j < count; j++)
         if (classes[j] < -1 || classes[j] >= O) return FASTLSTM_BAD_ARGUMENT;
@@ -770,7 +719,7 @@ fastlstm_status fastlstm_learner_run(fastlstm_learner *m, ptrdiff_t steps, const
     if (status) return status;
     if (steps <= 0 || !x || !y || !done) return FASTLSTM_BAD_ARGUMENT;
     if (times(times(steps, m->lanes), FL_MAX(m->layers[0].input_size, m->layers[m->n_layers - 1].hidden_size)) < 0) return FASTLSTM_TOO_LARGE;
-    status = targets_check(m->loss, targets, steps * m->lanes, m->layers[m->n_layers - 1].hidden_size);
+    status = fl_targets_check(m->loss, targets, steps * m->lanes, m->layers[m->n_layers - 1].hidden_size);
     if (status) return status;
     learner_prepare(m);
     return m->engine->learner_run(m, steps, x, targets, reset, y, done, poll, context);
@@ -795,7 +744,7 @@ fastlstm_status fastlstm_learner_backward(fastlstm_learner *m, const void *dy) {
 
 fastlstm_status fastlstm_learner_learn(fastlstm_learner *m, const void *targets) {
     fastlstm_status status = learner_check(m);
-    if (!status) status = targets_check(m->loss, targets, m->lanes, m->layers[m->n_layers - 1].hidden_size);
+    if (!status) status = fl_targets_check(m->loss, targets, m->lanes, m->layers[m->n_layers - 1].hidden_size);
     if (status) return status;
     learner_prepare(m);
     m->engine->learner_learn(m, targets);
@@ -888,5 +837,3 @@ fastlstm_status fastlstm_update(const fastlstm_engine *engine, fastlstm_optimize
     engine->update(o, n, weights, gradient);
     return FASTLSTM_OK;
 }
-
-#include "chunk.h"

@@ -1,5 +1,10 @@
-/* The public functions of learners in chunks; part of api.c. A window of steps is kept as a tape; when it is full, or an update
+/* The public functions of learners in chunks. A window of steps is kept as a tape; when it is full, or an update
    is due, its gradient is made as a training call makes it (backward.h), and traces go past it (carry.h). */
+#include <math.h>
+#include <string.h>
+
+#include "api.h"
+#include "threads.h"
 
 /* Where a learner keeps its window, in bytes of `kept`, and what else it needs, in bytes of `scratch`. */
 typedef struct fl_chunk_plan {
@@ -41,7 +46,7 @@ static ptrdiff_t chunk_tape_of(const fl_geometry *q, ptrdiff_t window, ptrdiff_t
 }
 
 static int chunk_fits(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t window, ptrdiff_t lanes) {
-    return window > 0 && lanes > 0 && training_fits(engine, layers, n, window, lanes) &&
+    return window > 0 && lanes > 0 && fl_training_fits(engine, layers, n, window, lanes) &&
            fastlstm_chunk_trace_size(engine, layers, n, lanes) >= 0;
 }
 
@@ -91,7 +96,7 @@ static fl_chunk_plan chunk_plan(const fastlstm_engine *engine, const fastlstm_la
 
 ptrdiff_t fastlstm_chunk_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
     ptrdiff_t size = 0;
-    if (engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !counts_fit(layers, n_layers, 1, lanes)) return -1;
+    if (fl_engine_check(engine, layers, n_layers) || any_compact(layers, n_layers) || lanes <= 0 || !fl_counts_fit(layers, n_layers, 1, lanes)) return -1;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, engine->vw);
         size = plus(size, times(lanes, fl_carry_size(layers + i, &q, engine->bits / 8)));
@@ -113,7 +118,7 @@ ptrdiff_t fastlstm_chunk_scratch_size(const fastlstm_engine *engine, const fastl
 
 fastlstm_status fastlstm_chunk_kept_parts(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t window,
                                           ptrdiff_t lanes, ptrdiff_t part[5]) {
-    const fastlstm_status status = engine_check(engine, layers, n_layers);
+    const fastlstm_status status = fl_engine_check(engine, layers, n_layers);
     if (status) return status;
     if (!part || window <= 0 || lanes <= 0) return FASTLSTM_BAD_ARGUMENT;
     if (!chunk_fits(engine, layers, n_layers, window, lanes)) return FASTLSTM_TOO_LARGE;
@@ -132,7 +137,7 @@ static fastlstm_status chunk_check(const fastlstm_chunk_learner *m) {
     for (ptrdiff_t i = 0; i < m->n_layers; i++)
         if (fl_layer_geometry(m->layers + i, 1).has_noise) return FASTLSTM_BAD_LAYER;
     if (m->gradient_rule < FASTLSTM_TRUNCATED_RTRL || m->gradient_rule > FASTLSTM_BPTT) return FASTLSTM_BAD_ARGUMENT;
-    if (m->gradient_rule != FASTLSTM_BPTT && !all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
+    if (m->gradient_rule != FASTLSTM_BPTT && !fl_all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->params || !m->weights || !m->gradient || !m->kept || !m->state || !m->scratch || (m->gradient_rule != FASTLSTM_BPTT && !m->traces) ||
         m->lanes <= 0 || m->window <= 0 || m->chunk < 0 || (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->window < FL_MAX(m->chunk, 1)) ||
         (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->chunk == 0) || m->threads < 1 || m->threads > FL_MOST_THREADS ||
@@ -175,7 +180,7 @@ static const fl_chunk *chunk_open(fastlstm_chunk_learner *m) {
         p->weights = (char *)m->weights + c->weights * c->real;
         p->runner = runner;
         p->traces = traces;
-        prepare(m->engine, m->layers + i, 1, p->weights, m->window, m->lanes, runner);
+        fl_prepare(m->engine, m->layers + i, 1, p->weights, m->window, m->lanes, runner);
         tape += chunk_tape_of(&p->q, m->window, m->lanes) * c->real;
         runner += runner_size(m->engine, m->layers + i, m->window, m->lanes);
         if (m->gradient_rule != FASTLSTM_BPTT) traces += m->lanes * fl_carry_size(m->layers + i, &p->q, c->real) * c->real;
@@ -211,7 +216,7 @@ static void chunk_forward(const fl_chunk *c, ptrdiff_t n, const void *x, void *y
         batch.y_step = c->B * q->P;
         batch.y_lane = q->P;
         if (parts > 1) {
-            forward_on_tape(m->engine, m->layers + i, 1, p->weights, &batch, c->scratch + c->p.call, parts, by_units, acts, NULL, NULL);
+            fl_forward_on_tape(m->engine, m->layers + i, 1, p->weights, &batch, c->scratch + c->p.call, parts, by_units, acts, NULL, NULL);
         } else {
             ((fl_runner_head *)p->runner)->tape = acts;
             m->engine->run(p->runner, &batch, NULL, NULL, NULL);
@@ -378,7 +383,7 @@ fastlstm_status fastlstm_chunk_run(fastlstm_chunk_learner *m, ptrdiff_t steps, c
     if (steps <= 0 || !x || !y || !done) return FASTLSTM_BAD_ARGUMENT;
     const ptrdiff_t O = outputs_of(m->layers + m->n_layers - 1);
     if (times(times(steps, m->lanes), FL_MAX(m->layers[0].input_size, O)) < 0) return FASTLSTM_TOO_LARGE;
-    status = targets_check(m->loss, targets, steps * m->lanes, O);
+    status = fl_targets_check(m->loss, targets, steps * m->lanes, O);
     if (status) return status;
     const fl_chunk *c = chunk_open(m);
     const ptrdiff_t weights = c->weights, B = c->B;
@@ -451,7 +456,7 @@ fastlstm_status fastlstm_chunk_learn(fastlstm_chunk_learner *m, const void *targ
     fastlstm_status status = chunk_check(m);
     if (status) return status;
     if (!m->open) return FASTLSTM_BAD_ARGUMENT;
-    status = targets_check(m->loss, targets, m->lanes, outputs_of(m->layers + m->n_layers - 1));
+    status = fl_targets_check(m->loss, targets, m->lanes, outputs_of(m->layers + m->n_layers - 1));
     if (status) return status;
     const fl_chunk *c = chunk_open(m);
     chunk_errors(c, m->held * c->B, c->layer[m->n_layers - 1].y + m->held * c->B * c->O * c->real, targets, 0);
