@@ -2,10 +2,12 @@
 
 import io
 import os
+import pydoc_data.topics
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,9 +72,11 @@ def test_it_learns():
     assert len(compressed(b"\0" * 30000)) < HEADER + 20
 
 
-def test_reading_again_helps():
-    once, again = (len(compressed(TEXT * 4, preset)) for preset in ("fast", "default"))
-    assert again < once
+def test_reading_again_helps(monkeypatch):
+    text = Path(pydoc_data.topics.__file__).read_bytes()[:8000]
+    once = len(compressed(text))
+    monkeypatch.setitem(_compress.PRESETS, "fast", _compress.PRESETS["fast"] | {"lanes": 3})
+    assert len(compressed(text)) < 0.98 * once
 
 
 def test_noise_grows_by_the_header_alone():
@@ -121,21 +125,21 @@ def test_initial_weights_are_uniform():
 def test_the_other_lanes_read_the_past(monkeypatch):
     """What lanes beside the first read are consecutive bytes of before, also when the memory has gone round."""
     monkeypatch.setattr(_compress, "REMEMBERED", 512)
-    model = _compress.Model(251, hidden=1, layers=1, lanes=3, chunk=8, rate=0.01, decay=0.0)
-    symbols = np.random.default_rng(1).integers(0, 251, 2000)
+    model = _compress.Model(251, hidden=1, lanes=3, rate=0.01, decay=0.0)
+    symbols = np.random.default_rng(1).integers(0, 251, 4000)
     starts = []
-    for at in range(0, len(symbols), 8):
-        model.predictions(symbols[at : at + 8])
+    for at in range(0, len(symbols), 16):
+        model.predictions(symbols[at : at + 16])
         for lane in (1, 2):
-            if at < 8 * 2 * _compress.EPISODE:
+            if at < 16 * 2 * _compress.EPISODE:
                 assert (model.targets[:, lane] == -1).all() and not model.inputs[:, lane].any()
                 continue
             read = np.r_[model.inputs[0, lane].argmax(), model.targets[:, lane]]
             assert (model.inputs[:, lane].argmax(axis=1) == read[:-1]).all() and (
                 model.inputs[:, lane].sum(axis=1) == 1
             ).all()
-            where = [k for k in range(max(0, at - 512), at - 8) if (symbols[k : k + 9] == read).all()]
-            assert len(where) == 1  # nine of 251 symbols do not occur twice
+            where = [k for k in range(max(0, at - 512), at - 16) if (symbols[k : k + 17] == read).all()]
+            assert len(where) == 1  # 17 of 251 symbols do not occur twice
             starts.append(where[0] - at)
     assert len(set(starts)) > 20
 

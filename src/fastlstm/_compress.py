@@ -33,15 +33,16 @@ HEADER = struct.Struct("<6sBBBIQ32s")
 MAGIC, VERSION = b"\xffLSTM\n", 1
 STORED, CODED = 0, 1
 CHANGED = "source has changed while it was read"
-BLOCK = 2**16  # bytes
+CHUNK = 16  # bytes after which weights change
+BLOCK = 2**16  # bytes, a multiple of CHUNK
 REMEMBERED = 2**20  # bytes that can be read again
 EPISODE = 8  # chunks that are read again in a row
 
 # The presets of VERSION, in the order of their numbers in files. `lanes`: one reads, the others read again.
 PRESETS = {
-    "default": {"hidden": 128, "layers": 1, "lanes": 2, "chunk": 16, "rate": 0.02, "decay": 2e-4},
-    "fast": {"hidden": 64, "layers": 1, "lanes": 1, "chunk": 16, "rate": 0.02, "decay": 1e-4},
-    "best": {"hidden": 192, "layers": 1, "lanes": 4, "chunk": 16, "rate": 0.015, "decay": 2e-4},
+    "default": {"hidden": 128, "lanes": 2, "rate": 0.02, "decay": 2e-4},
+    "fast": {"hidden": 64, "lanes": 1, "rate": 0.02, "decay": 1e-4},
+    "best": {"hidden": 256, "lanes": 3, "rate": 0.01, "decay": 2e-4},
 }
 ALPHA, EPS = 0.9999, 1e-7  # of RMSprop
 GAIN = 3.0  # scores are this multiple of the last layer's net inputs, so that it learns faster than the rest
@@ -50,20 +51,20 @@ GAIN = 3.0  # scores are this multiple of the last layer's net inputs, so that i
 class Model:
     """A network that learns to predict the next of `symbols` symbols while it does so, and what it has read.
 
-    `inputs` (chunk, lanes, symbols) and `targets` (chunk, lanes) are those of the chunk that `begin` has begun; lane 0
+    `inputs` (CHUNK, lanes, symbols) and `targets` (CHUNK, lanes) are those of the chunk that `begin` has begun; lane 0
     is filled in as far as it is known.
     """
 
-    def __init__(self, symbols, hidden, layers, lanes, chunk, rate, decay, gradient="bptt"):
+    def __init__(self, symbols, hidden, lanes, rate, decay):
         net = Sequential(
-            LSTM(symbols, hidden, layers, seed=0), Linear(hidden, symbols, activation=("affine", GAIN, 0.0), seed=0)
+            LSTM(symbols, hidden, seed=0), Linear(hidden, symbols, activation=("affine", GAIN, 0.0), seed=0)
         )
         net.load_state_dict(initial(net.state_dict(), hidden))
         self.optimizer = RMSprop(net, lr=rate, alpha=ALPHA, eps=EPS)
-        self.learner = OnlineLearner(net, "cross_entropy", self.optimizer, gradient, chunk, lanes)
-        self.rate, self.decay, self.chunk, self.lanes = rate, decay, chunk, lanes
-        self.inputs = np.zeros((chunk, lanes, symbols), np.float32)
-        self.targets = np.empty((chunk, lanes), np.int64)
+        self.learner = OnlineLearner(net, "cross_entropy", self.optimizer, "bptt", CHUNK, lanes)
+        self.rate, self.decay, self.lanes = rate, decay, lanes
+        self.inputs = np.zeros((CHUNK, lanes, symbols), np.float32)
+        self.targets = np.empty((CHUNK, lanes), np.int64)
         self.read = 0  # symbols
         self.past = np.zeros(REMEMBERED, np.uint8)  # the last ones; symbol t is at t % REMEMBERED
         self.again = np.zeros(lanes - 1, np.int64)  # where the other lanes go on
@@ -72,7 +73,7 @@ class Model:
 
     def begin(self):
         """Before a chunk: its learning rate, and what the other lanes read."""
-        updates, now = self.read // self.chunk, self.read
+        updates, now = self.read // CHUNK, self.read
         # RMSprop starts from a mean square of zero; this makes up for it, as in Adam (Kingma and Ba 2015, section 3).
         self.forgotten *= ALPHA
         self.optimizer.lr = self.rate * math.sqrt((1 - self.forgotten) / (1 + self.decay * now))
@@ -81,14 +82,14 @@ class Model:
         if updates < 2 * EPISODE or self.lanes == 1:
             return
         if updates % EPISODE == 0:
-            oldest = max(1, now - REMEMBERED + self.chunk)
+            oldest = max(1, now - REMEMBERED + CHUNK)
             for lane in range(self.lanes - 1):
-                self.again[lane] = oldest + self.draw(now - self.chunk - oldest)
-        steps, lanes = np.arange(self.chunk)[:, None], np.arange(1, self.lanes)
+                self.again[lane] = oldest + self.draw(now - CHUNK - oldest)
+        steps, lanes = np.arange(CHUNK)[:, None], np.arange(1, self.lanes)
         at = self.again + steps
         self.inputs[steps, lanes, self.past[(at - 1) % REMEMBERED]] = 1
         self.targets[:, 1:] = self.past[at % REMEMBERED]
-        self.again += self.chunk
+        self.again += CHUNK
 
     def draw(self, below):
         """A number from 0 to below - 1 (Knuth's linear congruential generator)."""
@@ -160,8 +161,8 @@ def progress(total=None):
 def fingerprint(symbols, preset):
     """CRC-32 of what such a model predicts while it learns four chunks: other rounding has another."""
     model, checksum = Model(symbols, **PRESETS[preset]), 0
-    for at in range(0, 4 * model.chunk, model.chunk):
-        checksum = zlib.crc32(model.predictions(np.arange(at, at + model.chunk) ** 2 % symbols), checksum)
+    for at in range(0, 4 * CHUNK, CHUNK):
+        checksum = zlib.crc32(model.predictions(np.arange(at, at + CHUNK) ** 2 % symbols), checksum)
     return checksum
 
 
@@ -205,8 +206,8 @@ def compress(source, target, preset, report=lambda size: None):
         symbols = number_of[np.frombuffer(block, np.uint8)]
         if symbols.min() < 0:
             raise ValueError(CHANGED)
-        for k in range(0, len(symbols), model.chunk):
-            chunk = symbols[k : k + model.chunk]
+        for k in range(0, len(symbols), CHUNK):
+            chunk = symbols[k : k + CHUNK]
             encoder.encode(model.predictions(chunk), chunk)
         checksum = zlib.crc32(block, checksum)
         encoder.number(checksum >> 16)
@@ -278,7 +279,7 @@ def coded_blocks(source, length, preset, arithmetic, alphabet):
         raise ValueError(f"it was written with other arithmetic than that of fastlstm {__version__} on {isa}")
     model, decoder = Model(count, **PRESETS[preset]), _core.RangeDecoder(source.read)
     for size in sizes(length):
-        symbols = [model.decode(decoder, min(model.chunk, size - k)) for k in range(0, size, model.chunk)]
+        symbols = [model.decode(decoder, min(CHUNK, size - k)) for k in range(0, size, CHUNK)]
         yield alphabet[np.concatenate(symbols)].tobytes(), decoder.number() << 16 | decoder.number()
     if not decoder.at_end():
         raise ValueError("it has more data than its header says, or its end is damaged")
