@@ -273,6 +273,7 @@ def test_wrong_arguments(tmp_path):
     for arguments, error, text in (
         ((a, 3), TypeError, "target must be a path, not 3"),
         ((a, tmp_path / "none" / "b"), ValueError, "the folder does not exist"),
+        ((a, os.devnull), ValueError, "target is '.*' and must be the path of a file: it is no regular file"),
         ((b"a", tmp_path / "b"), TypeError, "source must be a path"),
         ((a, tmp_path / "b", "good"), ValueError, "preset is 'good' and must be one of 'default', 'fast', 'best'"),
         ((tmp_path / "none", tmp_path / "b"), FileNotFoundError, "none"),

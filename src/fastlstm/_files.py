@@ -24,10 +24,15 @@ def as_path(path, name):
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
         raise TypeError(f"{name} must be a path, not {shown(path)}")
     path = os.path.abspath(path)  # wherever the process goes meanwhile
-    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
-        why = "it is a folder" if os.path.isdir(path) else "the folder does not exist"
-        raise ValueError(f"{name} is {shown(path)} and must be the path of a file: {why}")
-    return path
+    if os.path.isdir(path):
+        why = "it is a folder"
+    elif not os.path.isdir(os.path.dirname(path)):
+        why = "the folder does not exist"
+    elif os.path.exists(path) and not os.path.isfile(path):  # a device is not to be replaced
+        why = "it is no regular file"
+    else:
+        return path
+    raise ValueError(f"{name} is {shown(path)} and must be the path of a file: {why}")
 
 
 def write(path, arrays, metadata):
