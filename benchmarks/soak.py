@@ -4,8 +4,9 @@ A small network learns from an endless stream, and the program ends with an erro
 memory stays flat, all numbers stay finite, the median and the 99th percentile of the time of a step are at the end what
 they are for a fresh learner beside it, and what float32 learns stays close to what a twin in float64 learns. The twin
 starts every block of steps with the weights of the first, but its states and traces are its own from the first step to
-the last; compared is the change of all weights over a block, which is the gradient that was used, summed up. With a chunk as long as a block it is one gradient; with
-shorter ones the two learn apart until the next block, and differ more where learning itself is unsteady.
+the last; compared is the change of all weights over a block, which is the gradient that was used, summed up. With a
+chunk as long as a block it is one gradient; with shorter ones the two learn apart until the next block, and differ more
+where learning itself is unsteady.
 """
 
 import argparse
