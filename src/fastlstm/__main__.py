@@ -116,6 +116,54 @@ def _info(parser):
     return run
 
 
+def _count(text):
+    """Read a number of trials, sequences or jobs."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+_count.__name__ = "number"
+
+
+def _experiment(parser):
+    actions = parser.add_subparsers(title="actions", metavar="action", dest="action", required=True)
+    actions.add_parser("list", help="show all experiments and methods")
+
+    run = actions.add_parser("run", help="run trials; a killed run goes on where it was")
+    run.add_argument("name", metavar="NAME", help="an experiment: 4-1, 2c (all that begin so), all")
+    run.add_argument("--method", default="lstm1997", metavar="M", help="lstm1997 (default), best, elman, ...; see list")
+    run.add_argument("--trials", type=_count, default=10, metavar="N", help="number of trials (default 10)")
+    run.add_argument("--seed", type=_seed, default=0, metavar="S", help="seed of all trials (default 0)")
+    run.add_argument("--jobs", type=_count, default=1, metavar="J", help="trials side by side, by joblib (default 1)")
+    run.add_argument("--max-sequences", type=_count, metavar="M", help="training sequences after which a trial ends")
+    run.add_argument("--out", metavar="FILE", help="where results go, as JSON lines (default NAME.jsonl)")
+
+    report = actions.add_parser("report", help="write tables and plots of the results in a directory")
+    report.add_argument("directory", metavar="DIR", help="directory with *.jsonl files")
+
+    def go(args):
+        from . import experiments
+
+        try:
+            if args.action == "list":
+                print(experiments.listing())
+            elif args.action == "report":
+                for path in experiments.report(args.directory):
+                    print(path)
+            else:
+                out = args.out or f"{args.name}.jsonl"
+                options = {"trials": args.trials, "seed": args.seed, "jobs": args.jobs, "most": args.max_sequences}
+                experiments.run(args.name, args.method, out=out, say=lambda line: print(line, flush=True), **options)
+        except ValueError as error:
+            print(f"fastlstm experiment: {error}", file=sys.stderr)
+            return 2
+        return 0
+
+    return go
+
+
 # One line per sub-command: its name, what --help says, and a function that adds the sub-command's arguments to
 # the parser it is given and returns the function that runs it (parsed arguments in, exit code out). What a
 # sub-command needs is imported when it runs, so that --version and --help stay quick.
@@ -123,6 +171,7 @@ COMMANDS = (
     ("demo", "learn a long memory, forecast sunspots, time streaming (under a minute)", _demo),
     ("compress", "compress a file with a network that learns it on the way", _compress),
     ("decompress", "decompress what compress has written", _decompress),
+    ("experiment", "run the 1997 paper's experiments and their rivals", _experiment),
     ("info", "show version, instruction set and threads", _info),
 )
 
