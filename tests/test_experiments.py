@@ -291,6 +291,16 @@ def test_training_ends_with_the_network_of_the_moment_the_criterion_is_met(monke
     assert set(result["milestones"]["few"]) == {"sequences", "wrong", "error"}
 
 
+def test_tests_come_every_so_many_sequences_whatever_the_block(monkeypatch):
+    its, tried = task("3a-1"), []
+    monkeypatch.setattr(type(its), "milestones", (experiments.Check("c", every=30, promising=0.0),))
+    monkeypatch.setattr(type(its), "test_sequences", 20)
+    monkeypatch.setattr(type(its), "block", lambda self: 12)
+    monkeypatch.setattr(type(its), "passes", lambda *_: tried.append(1) or len(tried) == 3)
+    result, _ = its.train(experiments.METHODS["lstm1997"](its, rng(1)), rng(2), 1000)
+    assert result["sequences"] == 96 and result["milestones"]["c"]["sequences"] == 96  # tried at 36, 60 and 96
+
+
 def test_a_curve_keeps_the_mean():
     curve, values = Curve(most=10), rng().uniform(size=1234)
     for part in np.array_split(values, 17):
