@@ -64,6 +64,7 @@ struct fastlstm_engine {
     void (*learner_learn)(fastlstm_learner *learner, const void *targets);
     void (*learner_reset)(fastlstm_learner *learner, const uint8_t *mask);
     void (*learner_apply)(fastlstm_learner *learner);
+    void (*learner_settle)(fastlstm_learner *learner);
     int (*step_loss)(int loss, int fused_sigmoid, ptrdiff_t lanes, ptrdiff_t width, const void *y, const void *targets, ptrdiff_t t,
                      void *dy, int *error, double *value);
     void (*bound)(ptrdiff_t n, void *a, double bound);
