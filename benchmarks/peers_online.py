@@ -60,9 +60,9 @@ class Target:
 
 TARGETS = [
     Target(
-        "weight-steps a second, update at every step", "H=64", lambda row: row["weights"] / time_of(row, NAIVE), 3e9
+        "weight-steps a second, update at every step", "H=64", lambda row: row["weights"] / seconds_of(row, NAIVE), 3e9
     ),
-    Target("steps a second, update at every step", "156 weights", lambda row: 1 / time_of(row, NAIVE), 2e6),
+    Target("steps a second, update at every step", "156 weights", lambda row: 1 / seconds_of(row, NAIVE), 2e6),
     Target("time of chunk=1 over chunk=16", "H=512", lambda row: ratio_of(row, CHUNKED, NAIVE), 4),
     Target("time of chunk=16 over our own bptt", "H=512", lambda row: ratio_of(row, "bptt", CHUNKED), 1.2, True),
     Target("time of PyTorch over chunk=16", "H=64", lambda row: ratio_of(row, CHUNKED, best_peer(row)), 8),
@@ -206,7 +206,7 @@ def run(name, limits, effort, torch):
     return row | {"figures": figures}
 
 
-def time_of(row, way):
+def seconds_of(row, way):
     """Seconds of a step, median."""
     return median(row["figures"][way]) / STEPS
 
@@ -218,7 +218,7 @@ def ratio_of(row, way, other):
 def best_peer(row):
     """Name of the faster PyTorch, or None."""
     found = [way for way in row["figures"] if way.startswith("PyTorch")]
-    return min(found, key=partial(time_of, row)) if found else None
+    return min(found, key=partial(seconds_of, row)) if found else None
 
 
 def long_run(most):
@@ -272,7 +272,7 @@ def weight_table(rows):
     lines = []
     for row in rows:
         cells = [
-            f"{number(1e9 * time_of(row, way) / row['weights'])} "
+            f"{number(1e9 * seconds_of(row, way) / row['weights'])} "
             f"({number(1e9 * min(row['figures'][way]) / STEPS / row['weights'])})"
             if way in row["figures"]
             else "-"
@@ -388,7 +388,9 @@ def draw(results, path):
     rows = [row for row in results["rows"] if row["network"].startswith("H=")]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
     for way, color in COLORS.items():
-        points = [(row["weights"], 1e9 * time_of(row, way) / row["weights"]) for row in rows if way in row["figures"]]
+        points = [
+            (row["weights"], 1e9 * seconds_of(row, way) / row["weights"]) for row in rows if way in row["figures"]
+        ]
         if points:
             left.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=way)
         if way in WAYS:
