@@ -319,8 +319,8 @@ def report(results):
     if series:
         parts += [
             "## A real series: monthly sunspot numbers",
-            "Squared error over that of the last known value as a forecast, mean ± deviation over seeds, and the learning "
-            f"rate chosen. {PASSES} passes over the first half of the series, then one over the other, which is "
+            "Squared error over that of the last known value as a forecast, mean ± deviation over seeds, and the rate "
+            f"chosen. {PASSES} passes over the first half of the series, then one over the other, which is "
             "judged, each forecast before it is learnt from. Full BPTT: chunks of 130 months, a cycle.",
             method_table(["series"], series, error),
         ]

@@ -250,13 +250,13 @@ def traffic(row, way):
     """Operations and bytes of a step, at least: what must be read or written if caches hold no more than a chunk.
 
     In units of H D, where D = I + H: there are 4 weights and 3 traces for each; a multiply-add is two operations.
-    Forward: 8 operations, 16 bytes. With traces and an update at each step: 9 to decay and add to them, 16 for gradient
-    and weights, 24 + 32 bytes read and written. Chunks: products alone, 8 for the gradient and 6 for traces, which are
+    Forward: 8 operations, 16 bytes. With traces and an update at each step: 9 to decay and add to them, 8 for gradient
+    and weights at once, 24 + 32 bytes read and written. Chunks: products alone, 8 for the gradient and 6 for traces, which are
     moved once a chunk as the weights are. Errors back through h: 8 H / D operations, 16 H / D bytes.
     """
     size, back = row["hidden"] * (row["inputs"] + row["hidden"]), row["hidden"] / (row["inputs"] + row["hidden"])
     operations, moved = {
-        NAIVE: (8 + 9 + 16, 16 + 24 + 32),
+        NAIVE: (8 + 9 + 8, 16 + 24 + 32),
         CHUNKED: (8 + 14 + 20 / CHUNK, 16 + 56 / CHUNK),
         "carried-bptt": (8 + 14 + 20 / CHUNK + 8 * back, 16 + 56 / CHUNK + 16 * back),
         "bptt": (8 + 8 + 8 / CHUNK + 8 * back, 16 + 32 / CHUNK + 16 * back),
