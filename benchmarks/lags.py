@@ -144,9 +144,9 @@ def tasks():
     ]
     return [
         *recalls,
-        Task("temporal order", partial(order, steps=300), 300, 120, 8000, classes=4, without=EACH),
-        Task("delayed exclusive or", partial(exclusive_or, steps=300), 300, 120, 8000, classes=2, without=EACH),
-        Task("adding", partial(adding, steps=250), 250, 100, 15000, tolerance=0.04, without=EACH),
+        Task("temporal order", partial(order, steps=300), 300, 120, 5000, classes=4, without=EACH),
+        Task("delayed exclusive or", partial(exclusive_or, steps=300), 300, 120, 5000, classes=2, without=EACH),
+        Task("adding", partial(adding, steps=250), 250, 100, 10000, tolerance=0.04, without=EACH),
         Task("parity at each step", partial(parity, steps=50), 50, 1, 10000, classes=2),
         Task("echo of 4 steps ago", partial(echo, steps=50, lag=4), 50, 4, 10000, classes=2),
     ]
