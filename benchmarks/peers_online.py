@@ -251,8 +251,8 @@ def traffic(row, way):
 
     In units of H D, where D = I + H: there are 4 weights and 3 traces for each; a multiply-add is two operations.
     Forward: 8 operations, 16 bytes. With traces and an update at each step: 9 to decay and add to them, 8 for gradient
-    and weights at once, 24 + 32 bytes read and written. Chunks: products, 8 for the gradient and 6 for traces, which are
-    moved once a chunk as the weights are. Errors back through h: 8 H / D operations, 16 H / D bytes.
+    and weights at once, 24 + 32 bytes read and written. Chunks: products, 8 for the gradient and 6 for traces, which
+    are moved once a chunk as the weights are. Errors back through h: 8 H / D operations, 16 H / D bytes.
     """
     size, back = row["hidden"] * (row["inputs"] + row["hidden"]), row["hidden"] / (row["inputs"] + row["hidden"])
     operations, moved = {
