@@ -1,10 +1,15 @@
 """What does a training step cost: by backpropagation through time, per weight and step, and in memory?"""
 
+import subprocess
+import sys
+from pathlib import Path
 from timeit import repeat
 
 import numpy as np
 
 import fastlstm as fl
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def network(cell, shape):
@@ -105,3 +110,48 @@ class TrainingMemory:
         for _ in range(2):
             y, _, backward = self.layer.forward(self.x)
             backward(y, need_dx=False)
+
+
+class Recompute:
+    """A training step of long sequences that keeps everything, or runs spans again: time, and what a process grows by."""
+
+    params = [None, True, 100]
+    param_names = ["recompute"]
+    timeout = 300
+
+    def setup(self, recompute):
+        self.net = fl.Sequential(fl.LSTM(64, 256, seed=0), fl.Linear(256, 16, seed=1))
+        self.x = np.random.default_rng(0).standard_normal((1000, 32, 64), dtype=np.float32)
+        self.time_step(recompute)
+
+    def time_step(self, recompute):
+        y, _, backward = self.net.forward(self.x, recompute=recompute)
+        backward(y, need_dx=False)
+
+    def track_memory(self, recompute):
+        code = (
+            "import resource; from benchmarks.training import Recompute; b = Recompute(); b.setup(100);"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; before = peak();"
+            f"b.time_step({recompute}); print(peak() - before)"
+        )
+        return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT).stdout)
+
+    track_memory.unit = "bytes"
+
+
+class Fit:
+    """Epochs of `fit` on 200 sequences of 10 to 60 steps, 16 at a time: batches, loss, optimizer and all."""
+
+    params = [8, 64]
+    param_names = ["H"]
+
+    def setup(self, H):
+        r = np.random.default_rng(0)
+        self.x = [r.standard_normal((n, 8), dtype=np.float32) for n in r.integers(10, 61, 200)]
+        self.y = r.integers(0, 5, 200)
+        self.net = fl.Sequential(fl.LSTM(8, H, seed=0), fl.Linear(H, 5, seed=1))
+        self.adam = fl.Adam(self.net, 0.001, clip_norm=1.0)
+
+    def time_epochs(self, H):
+        fl.fit(self.net, self.x, self.y, loss="cross_entropy", optimizer=self.adam, epochs=3, batch_size=16,
+               progress=False, seed=0)  # fmt: skip

@@ -131,11 +131,12 @@ typedef struct fastlstm_batch {
     ptrdiff_t x_step, x_lane;
     void *y;                 /* out: rows of the last layer's width; zero beyond a lane's length; no overlap with x */
     ptrdiff_t y_step, y_lane;
-    const int64_t *lengths;  /* (B,) 1..T, or NULL: all T */
+    const int64_t *lengths;  /* (B,) 0..T, in fastlstm_backward not all 0; or NULL: all T */
     const int64_t *starts;   /* (B,) not negative, or NULL: 0..B-1; outputs beyond the lengths are then not written */
     const uint8_t *reset;    /* (T, B), or NULL: where not 0 the lane's state is zero before that step */
     void *state;             /* inout: the state before the first and after each lane's last step */
     uint64_t seed;           /* of dropout and zoneout in training calls; others do not read it */
+    ptrdiff_t first_step;    /* their number of the first step: 0 where a sequence begins */
 } fastlstm_batch;
 
 fastlstm_status fastlstm_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
@@ -175,10 +176,12 @@ fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const f
                                           void *context);
 /* The full gradient, once for each tape, which it consumes. batch, its x and packed must be as they were; `state` is the one
    before the first step. dy is laid out as y, dx (or NULL) as x. dstate: inout, the error of the state after the last step, then
-   of the one before the first. gradient: out, as the parameters lie. The bits are those of one thread. */
+   of the one before the first. gradient: out, as the parameters lie; with `add`, it is added to what is there. The bits are
+   those of one thread. Spans of steps of a sequence, the last one first, have the gradient of one call, and its bits if each
+   span but the first has a multiple of 64 valid steps of all lanes together. */
 fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                   const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
-                                  void *gradient, void *scratch, int threads, fastlstm_poll poll, void *context);
+                                  void *gradient, int add, void *scratch, int threads, fastlstm_poll poll, void *context);
 
 /* ---- Learning online: the truncated gradient of 1997 (csrc/traces.h defines it) --------------------- */
 
@@ -200,6 +203,8 @@ typedef struct fastlstm_learner {
     int32_t update;     /* 0: the gradient is gathered in `gradient` and weights stay */
     double lr, momentum, decay; /* v = momentum v + gradient; w -= lr v; lr *= decay */
     ptrdiff_t chunk;    /* weights change every so many steps; 0: when a lane is reset, and at fastlstm_learner_apply */
+    int32_t lazy;       /* with update != 0 and chunk == 1: put off writing, where it can be (csrc/lazy.h): the same to rounding; then
+                           weights, velocity and traces are current after fastlstm_learner_settle alone, before `prepared` is set to 0 */
     ptrdiff_t pending;  /* inout: steps since the last update */
     int32_t has_error;  /* inout: a target was seen since the last update */
     double loss_sum;    /* inout: sum of the losses of steps with a target */
@@ -229,6 +234,9 @@ fastlstm_status fastlstm_learner_learn(fastlstm_learner *learner, const void *ta
 fastlstm_status fastlstm_learner_reset(fastlstm_learner *learner, const uint8_t *mask);
 /* Update the weights with the gathered gradient and clear it. */
 fastlstm_status fastlstm_learner_apply(fastlstm_learner *learner);
+/* Write what was put off. fastlstm_learner_lazy tells whether putting off is faster, by sizes alone. */
+fastlstm_status fastlstm_learner_settle(fastlstm_learner *learner);
+int fastlstm_learner_lazy(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes);
 
 /* ---- Learning online in chunks: any optimiser, the same gradient in matrix products (csrc/carry.h) ---- */
 

@@ -1,5 +1,6 @@
 """Backpropagation through time: `layer.forward` and `backward` against reference, finite differences and PyTorch."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -301,3 +302,73 @@ def test_against_pytorch(dtype, kind, options, layers, bidirectional, lengths):
         largest = np.abs(w.numpy()).max()
         tolerance = (1e-5 if dtype == "float32" else 1e-10) * largest
         np.testing.assert_allclose(got[name], w.numpy(), rtol=0, atol=tolerance, err_msg=name)
+
+
+# ---- recompute: spans are run again ----
+
+
+def both_ways(net, x, recompute, state=None, dstate=None, **options):
+    """(y, state, dx, dstate, gradient) without and with `recompute`."""
+    found = []
+    for again in (None, recompute):
+        one = copy.deepcopy(net)  # which draws the same noise
+        y, after, backward = one.forward(x, state, recompute=again, **options)
+        found.append((y, after, *backward(numbers(y.shape, 4, one.dtype), dstate), one.grad))
+    return found
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: fl.LSTM(3, 21, 2, dtype=d, seed=0),
+        lambda d: fl.LSTM(3, 20, block_size=2, peepholes=True, gate_recurrence=True, clip=0.5, dtype=d, seed=0),
+        lambda d: fl.LSTM(3, 20, proj_size=5, dtype=d, seed=0),
+        lambda d: fl.GRU(3, 21, reset_after=False, dtype=d, seed=0),
+        lambda d: fl.GRU(3, 21, 2, dropout=0.3, zoneout=0.2, dtype=d, seed=0),
+        lambda d: fl.Sequential(fl.RNN(3, 20, dtype=d, seed=0), fl.Linear(20, 4, activation="tanh", dtype=d, seed=1)),
+        lambda d: fl.LSTM(3, 20, 2, dropout=0.3, recurrent_dropout=0.2, zoneout=0.1, dtype=d, seed=0),
+        lambda d: fl.LSTM(3, 20, batch_first=True, dtype=d, seed=0),
+    ],
+)
+@pytest.mark.parametrize(
+    "steps, lanes, recompute", [(53, 4, 16), (48, 4, 16), (100, 1, True), (40, 64, 1), (30, 3, 64)]
+)
+def test_recomputing_gives_the_same_bits(make, dtype, steps, lanes, recompute):
+    net = make(dtype)
+    shape = (lanes, steps, 3) if net.batch_first else (steps, lanes, 3)
+    x, states = numbers(shape, 1, dtype), [random_state(net, lanes, k) for k in (2, 9)]
+    reset = np.random.default_rng(5).random((steps, lanes)) < 0.1
+    plain, again = both_ways(net, x, recompute, *states, reset=reset)
+    assert_same_bits(again, plain)
+    for threads in (2, 3):
+        fl.set_num_threads(threads)
+        assert_same_bits(both_ways(net, x, recompute, *states, reset=reset)[1], plain)
+
+
+@pytest.mark.parametrize("recompute", [1, 2, 3, 7, True])
+def test_recomputing_ragged_sequences(recompute):
+    net = fl.LSTM(2, 17, 2, dropout=0.3, zoneout=0.1, dtype="float64", seed=0)
+    x, states = numbers((9, B, 2)), [random_state(net, B, k) for k in (2, 9)]
+    plain, again = both_ways(net, x, recompute, *states, lengths=LENGTHS, reset=resets(9))
+    assert_same_bits(again[:4], plain[:4])  # only a sum over all lanes and steps may be made in another order
+    np.testing.assert_allclose(again[4], plain[4], rtol=1e-12, atol=1e-13)
+    sequences = [np.ascontiguousarray(x[:n, b]) for b, n in enumerate(LENGTHS)]
+    y, state, backward = net.forward(sequences, recompute=recompute)
+    assert [len(a) for a in y] == LENGTHS
+    dx, _ = backward(y)
+    assert [len(a) for a in dx] == LENGTHS
+
+
+def test_bad_recompute():
+    layer, x = fl.LSTM(2, 3, seed=0), np.ones((T, B, 2), np.float32)
+    for bad, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), ("4", TypeError)):
+        with pytest.raises(error, match="recompute"):
+            layer.forward(x, recompute=bad)
+    with pytest.raises(ValueError, match="recompute must be None: the backward direction"):
+        fl.LSTM(2, 3, bidirectional=True).forward(x, recompute=2)
+    y, _, backward = layer.forward(x, recompute=2)
+    assert backward(y, need_dx=False)[0] is None
+    once = layer.grad.copy()
+    with pytest.raises(RuntimeError, match="one gradient"):
+        backward(y)
+    assert_same_bits(layer.grad, once)

@@ -145,8 +145,8 @@ def test_randomness_of_a_network_is_kept(tmp_path):
     class Leaving(fl.LSTM):
         leave = 0
 
-        def forward(self, *arguments):
-            result = super().forward(*arguments)
+        def forward(self, *arguments, **options):
+            result = super().forward(*arguments, **options)
             self.leave -= 1
             if self.leave == 0:
                 raise KeyboardInterrupt
@@ -345,6 +345,7 @@ OTHERS = {
     "the loss": {"loss": lambda y, target: fl.losses.cross_entropy(y, target)},
     "batch_size": {"batch_size": 4},
     "truncate": {"truncate": 5},
+    "recompute": {"recompute": 2},
     "seed": {"seed": 1},
     "the schedule": {"schedule": None},
     "callbacks": {"callbacks": []},

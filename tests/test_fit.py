@@ -597,6 +597,8 @@ ERRORS = [
     ({"batch_size": 0}, ValueError, "batch_size is 0"),
     ({"gradient": "rtrl"}, ValueError, "gradient is 'rtrl' and must be 'bptt'; fastlstm.OnlineLearner"),
     ({"truncate": 0}, ValueError, "truncate is 0"),
+    ({"recompute": 0}, ValueError, "recompute is 0"),
+    ({"recompute": True, "net": network(dtype="float32", bidirectional=True)}, ValueError, "recompute must be None"),
     ({"truncate": 2, "y": SIX_CLASSES, "readout": "mean"}, ValueError, "truncate must be None: readout is 'mean'"),
     ({"truncate": 2, "loss": "ctc", "y": [[1]] * 6}, ValueError, "truncate must be None: loss is 'ctc'"),
     ({"truncate": 2, "net": network(dtype="float32", bidirectional=True)}, ValueError,
@@ -700,3 +702,17 @@ def test_what_a_callable_returns_is_checked(answer, error, message):
         fl.fit(
             net, sequences(), SIX_VALUES, loss=lambda y, t: answer(y), optimizer=fl.Adam(net), epochs=1, batch_size=2
         )
+
+
+def test_recompute(tmp_path):
+    """The same bits as without, where the sums over all rows have the same blocks: 16 lanes, 4 steps."""
+    x, y = numbers((64, 19, 2), dtype="float32"), np.arange(64) % 3
+    results = []
+    for recompute in (None, 4, True):
+        net = network(dtype="float32")
+        history = fl.fit(net, list(x), y, loss="cross_entropy", optimizer=fl.Adam(net, 0.01), epochs=2, batch_size=16,
+                         seed=0, recompute=recompute)  # fmt: skip
+        results.append((net.parameters.copy(), history.loss))
+    assert results[0][1] == results[1][1] == results[2][1]
+    assert_same_bits(results[1][0], results[0][0])
+    assert_same_bits(results[2][0], results[0][0])

@@ -6,38 +6,47 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_training_forward(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *,
                                               const fastlstm_batch *, void *, void *, int, fastlstm_poll, void *)
     fastlstm_status fastlstm_backward(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, const fastlstm_batch *,
-                                      const void *, void *, const void *, void *, void *, void *, void *, int, fastlstm_poll, void *)
+                                      const void *, void *, const void *, void *, void *, void *, int, void *, int, fastlstm_poll, void *)
 
 
 cdef class Tape:
-    """One forward call of a network, and once its gradient. x, y: (T, B, .) or with batch_first (B, T, .)."""
+    """Steps [first, first + steps) of one forward call of a network, and once their gradient.
+
+    x, y: (T, B, .) or with batch_first (B, T, .), of all steps; lengths and reset: those of the tape's steps.
+    """
     cdef readonly Network network
     cdef fastlstm_batch batch
     cdef object packed, x, before, lengths, reset, tape
+    cdef Py_ssize_t total
+    cdef bint batch_first
     cdef int threads
 
-    def __init__(self, Network network, packed, x, state, lengths, reset, bint batch_first):
-        cdef Py_ssize_t first = x.shape[0], second = x.shape[1]
+    def __init__(self, Network network, packed, x, state, lengths, reset, bint batch_first, uint64_t seed=0,
+                 Py_ssize_t first=0, Py_ssize_t steps=0):
         cdef fastlstm_batch *b = &self.batch
         self.network, self.packed, self.x, self.lengths, self.reset = network, packed, x, lengths, reset
         self.before = state.copy()  # states may be written to by then
-        b.steps, b.lanes = (second, first) if batch_first else (first, second)
-        b.x, b.lengths, b.reset = data(x), <const int64_t *>data(lengths), <const uint8_t *>data(reset)
-        b.starts = NULL
-        b.x_step, b.x_lane = network.input_size * b.lanes, network.input_size
-        b.y_step, b.y_lane = network.output_size * b.lanes, network.output_size
-        if batch_first:
-            b.x_step, b.x_lane = network.input_size, network.input_size * b.steps
-            b.y_step, b.y_lane = network.output_size, network.output_size * b.steps
+        self.batch_first = batch_first
+        b.lanes, self.total = x.shape[0 if batch_first else 1], x.shape[1 if batch_first else 0]
+        b.first_step, b.steps, b.seed = first, steps or self.total, seed
+        b.x = self.rows(x, network.input_size, &b.x_step, &b.x_lane)
+        b.lengths, b.reset, b.starts = <const int64_t *>data(lengths), <const uint8_t *>data(reset), NULL
         self.threads = num_threads
         cdef Py_ssize_t size = fastlstm_tape_size(network.engine, network.layers, network.n_layers, b.steps, b.lanes)
         if size < 0:
             raise ValueError(f"{b.steps} steps of {b.lanes} lanes do not fit into memory")
         self.tape = network.pool.take(TAPE, size, network.dtype)
 
-    def seed(self, uint64_t seed):
-        """What dropout and zoneout are drawn from, to be set before `forward`."""
-        self.batch.seed = seed
+    cdef void *rows(self, array, Py_ssize_t width, Py_ssize_t *step, Py_ssize_t *lane):
+        """Where the tape's first row lies in an array of all steps (or None), or in one of the tape's alone."""
+        cdef Py_ssize_t total = self.total
+        cdef char *at = <char *>data(array)
+        if array is not None:
+            total = array.shape[1 if self.batch_first else 0]
+        step[0], lane[0] = (width, width * total) if self.batch_first else (width * self.batch.lanes, width)
+        if at != NULL and total == self.total:
+            at += self.batch.first_step * step[0] * self.network.dtype.itemsize
+        return at
 
     cdef object scratch(self):
         global has_pool
@@ -56,7 +65,7 @@ cdef class Tape:
         cdef void *weights = data(self.packed)
         cdef void *tape = data(self.tape)
         cdef void *work = data(scratch)
-        self.batch.y, self.batch.state = data(y), data(state)
+        self.batch.y, self.batch.state = self.rows(y, n.output_size, &self.batch.y_step, &self.batch.y_lane), data(state)
         with nogil:
             status = fastlstm_training_forward(n.engine, n.layers, n.n_layers, weights, &self.batch, tape, work, self.threads, poll, holder)
         self.batch.y = self.batch.state = tape  # not needed any more, but no pointer may be NULL
@@ -64,8 +73,9 @@ cdef class Tape:
             raise raised[0]
         check(status)
 
-    def backward(self, dy, dx, dstate):
-        """The gradient, a flat array like the parameters; fills dx (or None) and replaces `dstate` by its initial value."""
+    def backward(self, dy, dx, dstate, gradient=None):
+        """The gradient, a flat array like the parameters, added to `gradient` if given; fills dx (or None) and replaces
+        `dstate` by its initial value."""
         cdef fastlstm_status status
         cdef list raised = []
         cdef void *holder = <void *>raised
@@ -73,17 +83,20 @@ cdef class Tape:
         if self.tape is None:
             raise RuntimeError("backward was called before: a forward call has one gradient")
         held, self.tape = self.tape, None  # it is consumed, whatever comes
-        scratch, gradient = self.scratch(), n.pool.take(GRADIENT, n.n_params, n.dtype)
+        cdef int add = gradient is not None
+        if not add:
+            gradient = n.pool.take(GRADIENT, n.n_params, n.dtype)
+        scratch = self.scratch()
         cdef void *weights = data(self.packed)
         cdef void *before = data(self.before)
         cdef void *tape = data(held)
         cdef void *out = data(gradient)
         cdef void *work = data(scratch)
-        cdef void *error = data(dy)
-        cdef void *inputs = data(dx)
+        cdef void *error = self.rows(dy, n.output_size, &self.batch.y_step, &self.batch.y_lane)
+        cdef void *inputs = self.rows(dx, n.input_size, &self.batch.x_step, &self.batch.x_lane)
         cdef void *state = data(dstate)
         with nogil:
-            status = fastlstm_backward(n.engine, n.layers, n.n_layers, weights, &self.batch, before, tape, error, inputs, state, out, work,
+            status = fastlstm_backward(n.engine, n.layers, n.n_layers, weights, &self.batch, before, tape, error, inputs, state, out, add, work,
                                        self.threads, poll, holder)
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]

@@ -46,6 +46,7 @@ def fit(
     targets=None,
     readout="last",
     checkpoint_every=30.0,
+    recompute=None,
 ):
     """Train a network on sequences by backpropagation through time.
 
@@ -100,6 +101,8 @@ def fit(
         steps.
     checkpoint_every : float
         Least number of seconds between two checkpoints; 0 writes one after every update.
+    recompute : int or True, optional
+        Keep less for the gradient and compute it again on the way back, as `Layer.forward` does.
 
     Returns
     -------
@@ -163,6 +166,8 @@ class _Run:
         as_choice(given.readout, "readout", ("last", "mean"))
         self.data = Data(net, given.x, given.y, given.lengths, self.loss, given.targets)
         self.truncate = self._checked_truncate(given.truncate, given.readout)
+        net._span(given.recompute, 1, 1)
+        self.recompute = given.recompute
         self.progress = as_flag(given.progress, "progress")
         self.checkpoint_every = as_number(given.checkpoint_every, "checkpoint_every", 0)
         self.path = None if given.checkpoint is None else _files.as_path(given.checkpoint, "checkpoint")
@@ -293,7 +298,7 @@ class _Run:
         end = self.begin + most
         x, valid, last, target = self.data.window(lanes[: np.count_nonzero(lengths > self.begin)], self.begin, most)
         before = None if self.state is None else self.net._state_of(self.state)
-        y, after, backward = self.net.forward(x, before, valid)
+        y, after, backward = self.net.forward(x, before, valid, recompute=self.recompute)
         value, dy, sums = self.objective(y, last, target)
         where = f"in epoch {self.epoch + 1}, step {self.step + 1}; the network has the weights before it"
         if not math.isfinite(value):
@@ -372,6 +377,7 @@ class _Run:
             "the validation data": str(judged).lower(),
             "batch_size": str(self.batch_size),
             "truncate": str(self.truncate),
+            "recompute": str(self.recompute),
             "readout": given.readout,
             "seed": "drawn" if given.seed is None or isinstance(given.seed, np.random.Generator) else str(self.seed),
         }

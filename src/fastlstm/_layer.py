@@ -1,6 +1,7 @@
 """What layers and networks have in common: parameters by name, calls, gradients, streams, copies."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,58 @@ class State(tuple):
 
     def __getnewargs__(self):
         return tuple(self), self.gates
+
+
+class _Spans:
+    """A tape in spans of steps: kept are the states between them, and a span is run again when errors come back to it.
+
+    (Chen et al. 2016.) All spans but the first have `length` steps, so that sums over steps are those of one call.
+    """
+
+    def __init__(self, network, packed, x, state, lengths, reset, batch_first, seed, length):
+        self.steps, self.batch_first = x.shape[1 if batch_first else 0], batch_first
+        last = self.steps if lengths is None else int(lengths.max())
+        self.spans = [(max(end - length, 0), end) for end in range(last, 0, -length)]  # the last one first
+        self.network, self.lengths, self.reset = network, lengths, reset
+        self.new_tape = lambda state, lengths, reset, begin, end: _core.Tape(
+            network, packed, x, state, lengths, reset, batch_first, seed, begin, end - begin
+        )
+        self.states, self.tape = {}, None
+
+    def _open(self, begin, end):
+        lengths = None if self.lengths is None else np.clip(self.lengths - begin, 0, end - begin)
+        reset = None if self.reset is None else self.reset[begin:end]
+        return self.new_tape(self.states[begin], lengths, reset, begin, end)
+
+    def _clear(self, array):
+        """What lies beyond the longest sequence."""
+        end = self.spans[0][1]
+        (array[:, end:] if self.batch_first else array[end:])[:] = 0
+
+    def forward(self, y, state):
+        self._clear(y)
+        for begin, end in reversed(self.spans):
+            self.tape = None  # its memory is the next one's
+            self.states[begin] = state.copy()
+            self.tape = self._open(begin, end)
+            self.tape.forward(y, state)
+
+    def backward(self, dy, dx, dstate):
+        if dx is not None:
+            self._clear(dx)
+        gradient = None
+        for begin, end in self.spans:
+            tape, self.tape = self.tape, None
+            if gradient is not None:
+                shape = list(dy.shape)
+                shape[1 if self.batch_first else 0] = end - begin
+                tape = self._open(begin, end)
+                tape.forward(np.empty(shape, dy.dtype), self.states[begin].copy())
+            elif tape is None:
+                raise RuntimeError("backward was called before: a forward call has one gradient")
+            gradient = tape.backward(dy, dx, dstate, gradient)
+            tape = None
+        return gradient
 
 
 class Layer:
@@ -297,13 +350,19 @@ class Layer:
             self._fill_state(flat, lanes, state)
         return x, lengths, reset, flat, batch_first, single
 
-    def forward(self, x, state=None, lengths=None, reset=None):
+    def forward(self, x, state=None, lengths=None, reset=None, *, recompute=None):
         """Run a sequence or a batch and keep what its gradient needs.
 
         Parameters
         ----------
         x, state, lengths, reset
             As in a call of the layer. x must not change before `backward` has been called.
+        recompute : int or True, optional
+        recompute : int or True, optional
+            Save memory, at the cost of a second forward pass: keep the states at every `recompute`-th step alone (True:
+            about the square root of the number of steps) and run the steps between again on the way back. The outputs
+            have the same bits; so has the gradient, if `recompute` times the number of lanes is a multiple of 64 (with
+            True it is) and all lengths are equal, and otherwise it differs by rounding. Not for bidirectional layers.
 
         Returns
         -------
@@ -329,18 +388,22 @@ class Layer:
         ((5, 3, 2), 128)
         """
         if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
-            return self._forward_ragged(x, state, lengths, reset)
+            return self._forward_ragged(x, state, lengths, reset, recompute)
         x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
+        steps, lanes = x.shape[:2][::-1] if batch_first else x.shape[:2]
+        span = self._span(recompute, steps, lanes)
         y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
-        tape = _core.Tape(self._network, self._weights(), x, flat, lengths, reset, batch_first)
-        tape.seed(0 if self._draws is None else int(self._draws.integers(2**64, dtype=np.uint64)))
+        seed = 0 if self._draws is None else int(self._draws.integers(2**64, dtype=np.uint64))
+        tape = (_core.Tape if span >= steps else partial(_Spans, length=span))(
+            self._network, self._weights(), x, flat, lengths, reset, batch_first, seed
+        )
         tape.forward(y, flat)
 
         def backward(dy, dstate=None, need_dx=True):
             error = as_input(dy, "dy", self.dtype, (y.shape[0], y.shape[2]) if single else y.shape)
             d_flat = np.zeros_like(flat)
             if dstate is not None:
-                self._fill_state(d_flat, x.shape[0 if batch_first else 1], dstate)
+                self._fill_state(d_flat, lanes, dstate)
             dx = np.empty_like(x) if as_flag(need_dx, "need_dx") else None
             gradient = tape.backward(error.reshape(y.shape), dx, d_flat)
             grad = self.grad
@@ -349,7 +412,18 @@ class Layer:
 
         return (y[:, 0] if single else y), self._state_of(flat), backward
 
-    def _forward_ragged(self, sequences, state, lengths, reset):
+    def _span(self, recompute, steps, lanes):
+        """Steps of a span of a tape; as many as there are, if nothing is to be run again."""
+        if recompute is None or recompute is False:
+            return steps
+        if any(spec["reverse"] for spec in self._specs):
+            raise ValueError("recompute must be None: the backward direction of the network needs whole sequences")
+        if recompute is not True:
+            return as_size(recompute, "recompute")
+        whole = 64 // math.gcd(64, lanes)  # steps whose rows are blocks of those sums (csrc/backward.h)
+        return -(-math.isqrt(steps) // whole) * whole
+
+    def _forward_ragged(self, sequences, state, lengths, reset, recompute):
         """A list of sequences, padded: what is saved for the gradient has a row for each step and lane."""
         arrays = self._sequences(sequences, lengths)
         lengths = np.array([len(a) for a in arrays])
@@ -364,7 +438,7 @@ class Layer:
         def split(whole):
             return [whole[(slice(n), b)[order]] for b, n in enumerate(lengths)]
 
-        y, state, backward = self.forward(padded(arrays), state, lengths, reset)
+        y, state, backward = self.forward(padded(arrays), state, lengths, reset, recompute=recompute)
 
         def backward_ragged(dy, dstate=None, need_dx=True):
             if not isinstance(dy, (list, tuple)) or len(dy) != len(lengths):

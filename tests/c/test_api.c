@@ -354,13 +354,13 @@ static void batch_tests(const fastlstm_engine *e, const net *m) {
     }
     BATCH(x, NULL), BATCH(y, NULL), BATCH(state, NULL);
     for (ptrdiff_t lane = 0; lane < k.B; lane++) {
-        const int64_t was = k.lengths[lane], values[] = {0, -1, k.T + 1, (int64_t)1 << 32, INT64_MAX, INT64_MIN};
-        for (int j = 0; j < 6; j++) k.lengths[lane] = values[j], BATCH(lengths, k.lengths);
+        const int64_t was = k.lengths[lane], values[] = {-1, k.T + 1, (int64_t)1 << 32, INT64_MAX, INT64_MIN};
+        for (int j = 0; j < COUNT(values); j++) k.lengths[lane] = values[j], BATCH(lengths, k.lengths);
         k.lengths[lane] = was;
         int64_t *starts = memory_new((size_t)k.B * sizeof *starts);
         for (ptrdiff_t j = 0; j < k.B; j++) starts[j] = j;
-        for (int j = 1; j < 6; j++)
-            if (j != 2 && j != 3) starts[lane] = values[j], BATCH(starts, starts);
+        for (int j = 0; j < COUNT(values); j++)
+            if (j != 1 && j != 2) starts[lane] = values[j], BATCH(starts, starts);
     }
     for (int bad = 0; bad < 5; bad++) {
         REFUSED(wrong, fastlstm_forward(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, b), OR(4, k.scratch), NULL, NULL));

@@ -304,7 +304,7 @@ static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes)
         return FASTLSTM_BAD_ARGUMENT;
     if (batch->lengths)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
-            if (batch->lengths[b] < 1 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
+            if (batch->lengths[b] < 0 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
     if (batch->starts)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
             if (batch->starts[b] < 0 || batch->starts[b] > FL_LIMIT) return FASTLSTM_BAD_ARGUMENT;
@@ -552,7 +552,8 @@ static fastlstm_status training_check(const fastlstm_engine *engine, const fastl
     for (int j = 0; j < n_pointers; j++)
         if (!pointers[j]) return FASTLSTM_BAD_ARGUMENT;
     if (any_compact(layers, n)) return FASTLSTM_BAD_LAYER;
-    if (threads < 1 || threads > FL_MOST_THREADS || batch->starts) return FASTLSTM_BAD_ARGUMENT;
+    if (threads < 1 || threads > FL_MOST_THREADS || batch->starts || batch->first_step < 0) return FASTLSTM_BAD_ARGUMENT;
+    if (times(plus(batch->first_step, batch->steps), batch->lanes) < 0) return FASTLSTM_TOO_LARGE;
     *room = training_room(engine, layers, n, batch->steps, batch->lanes, threads);
     return room->size < 0 ? FASTLSTM_TOO_LARGE : FASTLSTM_OK;
 }
@@ -614,7 +615,7 @@ static void run_back(void *context, int part, int parts) {
 
 fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                   const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
-                                  void *gradient, void *scratch, int threads, fastlstm_poll poll, void *context) {
+                                  void *gradient, int add, void *scratch, int threads, fastlstm_poll poll, void *context) {
     const void *const pointers[] = {packed, state, tape, dy, dstate, gradient, scratch};
     fl_training_room room;
     const fastlstm_status status = training_check(engine, layers, n_layers, batch, pointers, 7, threads, &room);
@@ -625,6 +626,7 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
     for (ptrdiff_t t = 0; t < T; t++)
         for (ptrdiff_t b = 0; b < B; b++)
             if (!batch->lengths || t < batch->lengths[b]) rows[n_rows++] = t * B + b;
+    if (!n_rows) return FASTLSTM_BAD_ARGUMENT;
     if (batch->lengths) fl_sort_lanes(order, batch->lengths, B);
 
     /* From the last layer to the first; where each begins on the tape and among the weights is found by walking there. */
@@ -658,7 +660,7 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
                 .x = x, .y = y + column * real, .dy = layer_dy + column * real, .dx = layer_dx,
                 .x_step = x_step, .x_lane = x_lane, .y_step = B * wide, .y_lane = wide, .dy_step = dy_step, .dy_lane = dy_lane,
                 .dx_step = dx_step, .dx_lane = dx_lane, .add_dx = j > 0, .state = state, .dstate = dstate, .tape = at,
-                .gradient = gradient, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
+                .gradient = gradient, .add_gradient = add, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
                 .scratch = scratch, .plan = fl_plan_back(layers + i + j, B, engine->vw, real)};
             memset((char *)scratch + back.plan.zeros, 0, (size_t)(FL_MAX(q.H, q.A) * real));
             const ptrdiff_t work = times(times(q.packed, T), B);
@@ -695,7 +697,7 @@ static fastlstm_status learner_check(const fastlstm_learner *m) {
     if (status) return status;
     if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers) || !fl_all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
-        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)))
+        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)) || (m->lazy && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;
     return fl_counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
 }
@@ -765,6 +767,19 @@ fastlstm_status fastlstm_learner_apply(fastlstm_learner *m) {
     learner_prepare(m);
     m->engine->learner_apply(m);
     return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_learner_settle(fastlstm_learner *m) {
+    const fastlstm_status status = learner_check(m);
+    if (status) return status;
+    if (m->prepared) m->engine->learner_settle(m);
+    return FASTLSTM_OK;
+}
+
+int fastlstm_learner_lazy(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
+    if (fastlstm_net_check(layers, n_layers) || !fl_may_be_lazy(layers, lanes)) return 0;
+    const fl_geometry q = fl_layer_geometry(layers, 1);
+    return q.M * q.H * (q.G + q.traced) >= FL_LAZY_WEIGHTS;
 }
 
 /* ---- Losses and optimisers ---- */

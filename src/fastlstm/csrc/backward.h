@@ -189,14 +189,11 @@ static int fl_back_linear(const fl_back *b, const fl_back_view *v, int part, int
 }
 
 /* Zoneout's part of a step's gradient: dh (the error of h but for dy) becomes that of what the cell gave, dc that of its
-   state; what goes past the cell is left in stays_h, stays_c. A GRU's dc is a part of the error of h. */
+   state; what goes past the cell is left in stays_h, stays_c. */
 static void fl_back_zone(const fl_back *b, const fl_geometry *q, REAL *acts, const REAL *dy, REAL *dh, REAL *dc, REAL *stays_h, REAL *stays_c) {
     const fastlstm_layer *l = b->l;
     if (l->zoneout_h > 0) {
-        const int gru = l->kind == FASTLSTM_GRU;
-        for (ptrdiff_t u = 0; u < q->P; u++)
-            dh[u] += dy[u] + (gru ? dc[u] : 0);
-        if (gru) fl_zero(dc, q->H);
+        fl_add(dh, dy, q->P);
         fl_zone_back(dh, acts + fl_act_zone_h(l, q, VW), stays_h, q->P);
     }
     if (l->zoneout_c > 0) fl_zone_back(dc, acts + fl_act_zone_c(l, q, VW), stays_c, q->H);
@@ -245,7 +242,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     const fl_geometry *q = &v->cell.q;
     const fastlstm_batch *batch = b->batch;
     const ptrdiff_t H = q->H, A = q->A, P = q->P, all = batch->lanes, B = fl_share_lanes(all, part, parts), width = P + A;
-    const int reverse = b->l->reverse, has_c = b->l->kind == FASTLSTM_LSTM;
+    const int reverse = b->l->reverse, has_c = b->l->kind == FASTLSTM_LSTM, gru = b->l->kind == FASTLSTM_GRU;
     fl_work work = {.lanes = B, .lane = (ptrdiff_t *)(v->own + b->plan.lane), .start = (ptrdiff_t *)(v->own + b->plan.start)};
     const fl_share share = {part, parts, b->order, NULL, NULL};
     REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *net = (REAL *)(v->own + b->plan.net);
@@ -277,6 +274,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
                 fl_draw_dropout(&v->cell, batch->seed, FL_DROP_H, work.lane[k], b->l->recurrent_dropout, noise, P);
                 fl_multiply(to[k], noise, P);
             }
+            if (gru) fl_add(to[k], dc + k * H, H);
             if (b->l->zoneout_h > 0) fl_add(to[k], noise + P + k * (P + H), P);
             if (b->l->zoneout_c > 0) fl_add(dc + k * H, noise + P + k * (P + H) + P, H);
         }
@@ -291,7 +289,6 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         fl_copy(dstate_h + work.lane[k] * P, to[k], P);
         if (A) fl_copy(dstate_a + work.lane[k] * A, to[k] + P, A);
         if (has_c) fl_copy(dstate_c + work.lane[k] * H, dc + k * H, H);
-        if (!has_c) fl_add(dstate_h + work.lane[k] * P, dc + k * H, H);
     }
     return stop;
 }
@@ -318,7 +315,7 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
             const ptrdiff_t row = b->rows[at + j];
             if (b->l->dropout > 0) {
                 REAL *mask = (REAL *)(v->own + b->plan.noise);
-                fl_draw_dropout(&v->cell, b->batch->seed, FL_DROP_X, row, b->l->dropout, mask, q->I);
+                fl_draw_dropout(&v->cell, b->batch->seed, FL_DROP_X, fl_row_drawn(b->batch, row), b->l->dropout, mask, q->I);
                 fl_multiply(dx[j], mask, q->I);
             }
             if (b->add_dx) fl_add((REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane, dx[j], q->I);
@@ -503,8 +500,10 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
                     feed[f].row[(group * feed[f].errors.n + n) * VW + lane] = fl_param_row(l, q, group, lane, n, feed[f].errors.from);
     if (b->add_gradient) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 0);
     else fl_zero(peep + first * P, (end - first) * P);
-    for (ptrdiff_t at = 0; at < b->n_rows && !stop; at += FL_BLOCK) {
-        const ptrdiff_t n = b->n_rows - at < FL_BLOCK ? b->n_rows - at : FL_BLOCK;
+    /* From the last block of rows to the first: so spans of steps, the last one first, make the same sum. */
+    for (ptrdiff_t at = b->n_rows, n; at > 0 && !stop;) {
+        const int add = at < b->n_rows || b->add_gradient;
+        at -= n = at < FL_BLOCK ? at : FL_BLOCK;
         for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
             const ptrdiff_t t = b->rows[at + r] / B, lane = b->rows[at + r] % B;
             const REAL *s[FL_KINDS] = {NULL, NULL, NULL};
@@ -533,7 +532,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
                 REAL *w = (REAL *)b->gradient + bias[k];
                 for (ptrdiff_t j = 0; j < q->G * VW; j++) {
                     const ptrdiff_t to = f->row[group * q->G * VW + j];
-                    if (to >= 0) w[to] = (at > 0 || b->add_gradient ? w[to] : 0) + sum[f->errors.from * VW + j];
+                    if (to >= 0) w[to] = (add ? w[to] : 0) + sum[f->errors.from * VW + j];
                 }
             }
             /* Errors of all row-vectors lie side by side, but for padding between them. */
@@ -541,7 +540,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
                 for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE)
                     for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
                         fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
-                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, at > 0 || b->add_gradient, NULL);
+                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, add, NULL);
             for (ptrdiff_t r = 0; P && r < n; r++)
                 fl_back_peepholes(cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);

@@ -16,6 +16,9 @@ typedef struct fl_span {
     REAL *tape;                     /* or NULL */
 } fl_span;
 
+/* The row that noise is drawn for, of row t * lanes + lane of this call. */
+static ptrdiff_t fl_row_drawn(const fastlstm_batch *batch, ptrdiff_t row) { return batch->first_step * batch->lanes + row; }
+
 /* Where a step of a lane is saved. */
 static REAL *fl_taped_act(const fl_span *s, const fl_geometry *q, ptrdiff_t time, ptrdiff_t lane) {
     return s->tape ? s->tape + (time * s->batch->lanes + lane) * q->acts : NULL;
@@ -25,7 +28,7 @@ static REAL *fl_taped_act(const fl_span *s, const fl_geometry *q, ptrdiff_t time
 static const REAL *fl_read_x(const fl_cell *cell, const fl_span *s, ptrdiff_t time, ptrdiff_t lane, const REAL *x) {
     const fastlstm_layer *l = cell->l;
     if (!s->tape || !(l->dropout > 0)) return x;
-    return fl_dropped(cell, s->batch->seed, FL_DROP_X, time * s->batch->lanes + lane, l->dropout, x,
+    return fl_dropped(cell, s->batch->seed, FL_DROP_X, fl_row_drawn(s->batch, time * s->batch->lanes + lane), l->dropout, x,
                       fl_taped_act(s, &cell->q, time, lane) + fl_act_x(&cell->q), l->input_size);
 }
 
@@ -163,7 +166,7 @@ static const REAL *fl_zone_mask(const fl_cell *cell, const fl_span *s, int what,
     const fl_geometry *q = &cell->q;
     if (!s->tape) return NULL;
     REAL *mask = fl_taped_act(s, q, time, lane) + (what == FL_ZONE_H ? fl_act_zone_h(cell->l, q, VW) : fl_act_zone_c(cell->l, q, VW));
-    fl_draw(cell, s->batch->seed, what, time * s->batch->lanes + lane, what == FL_ZONE_H ? cell->l->zoneout_h : cell->l->zoneout_c, 1, 0,
+    fl_draw(cell, s->batch->seed, what, fl_row_drawn(s->batch, time * s->batch->lanes + lane), what == FL_ZONE_H ? cell->l->zoneout_h : cell->l->zoneout_c, 1, 0,
             mask, what == FL_ZONE_H ? q->P : q->H);
     return mask;
 }

@@ -59,19 +59,18 @@ FL_INLINE void fl_gru_candidate(const fl_cell *cell, ptrdiff_t group, const REAL
        d_z = z' d (h(t-1) - n)      d_n = n' d (1 - z)      after: d_r = r' d_n (W_hn h(t-1) + b_hn), d_nh = d_n r
        before, with d_s = W_hn^T d_n: d_r = r' d_s h(t-1)
 
-   and directly d(h(t-1)) = d z, which is carried as an LSTM's cell state is; before, d_s r beside W_hr^T d_r + W_hz^T d_z.
-   acts: activations in, errors of net inputs out. dh: (H,) from above; dh_next: from the net inputs of the step after;
-   dc: inout, carried. */
-FL_INLINE void fl_gru_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *h, const REAL *dh, const REAL *dh_next, REAL *dc) {
+   and directly d(h(t-1)) = d z, which is left in direct; before, d_s r beside W_hr^T d_r + W_hz^T d_z. acts: activations
+   in, errors of net inputs out. dh: (H,) from above; dh_next: from the step after; direct: out. */
+FL_INLINE void fl_gru_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *h, const REAL *dh, const REAL *dh_next, REAL *direct) {
     const fastlstm_layer *l = cell->l;
     const ptrdiff_t u = group * VW, left = cell->q.J - u, plane = cell->q.by_vector * VW;
     REAL *act = acts + fl_act_net(&cell->q, group, VW);
-    const V d = v_add(v_add(fl_load_units(dh + u, 1, left), fl_load_units(dh_next + u, 1, left)), fl_load_units(dc + u, 1, left));
+    const V d = v_add(fl_load_units(dh + u, 1, left), fl_load_units(dh_next + u, 1, left));
     const V n = v_load(act + FL_GRU_N * plane), z = v_load(act + FL_GRU_Z * plane);
     const V d_n = v_mul(v_activate_grad(&l->input_activation, n), v_mul(d, v_sub(v_set1(1), z)));
     v_store(act + FL_GRU_N * plane, d_n);
     v_store(act + FL_GRU_Z * plane, v_mul(v_activate_grad(&l->gate_activation, z), v_mul(d, v_sub(fl_load_units(h + u, 1, left), n))));
-    fl_store_units(dc + u, v_mul(d, z), 1, left);
+    fl_store_units(direct + u, v_mul(d, z), 1, left);
     if (!l->reset_after) return;
     const V r = v_load(act + FL_GRU_R * plane);
     v_store(act + FL_GRU_R * plane, v_mul(v_activate_grad(&l->gate_activation, r), v_mul(d_n, v_load(act + FL_GRU_NH * plane))));
