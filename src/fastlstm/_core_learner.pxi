@@ -30,7 +30,8 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
     fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
 
-LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4}
+LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4,
+          "binary_cross_entropy_with_logits": 5}
 
 
 cdef class Learner:
@@ -50,7 +51,7 @@ cdef class Learner:
         self.network, self.parameters, self.lanes, self.optimizer = network, parameters, lanes, optimizer
         self.flat_state = network.new_state(lanes)
         self.weights = aligned(network.n_packed, network.dtype)
-        self.elementwise = loss in (LOSSES["mse"], LOSSES["sse"], LOSSES["binary_cross_entropy"])
+        self.elementwise = loss != 0 and loss != LOSSES["cross_entropy"]
         self.classes = loss == LOSSES["cross_entropy"]
         self.version = -1
 
