@@ -3,7 +3,8 @@
 Parameters, inputs and states are float32 numbers, also where the arithmetic is float64: one reference then serves both.
 """
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastlstm._layer import State
 TOLERANCES = {
     "forward": (3e-6, 6e-15, 1.0),  # a net input is a chain of I + H roundings, and some steps feed them back
     "gradient": (6e-6, 1e-14, 0.01),  # products of those, gathered over steps and lanes
+    "chunks": (1e-5, 1e-12, 1e-3),  # what is promised of gradients in chunks, whatever their number
     "training": (3e-6, 1e-14, 1.0),  # the weights of a step carry the errors of all steps before
     "loss": (5e-7, 2e-15, 0.01),  # an exponential or a logarithm, and a sum
 }
@@ -228,6 +230,116 @@ def reference_layers(net):
 def by_name(dicts, names):
     """The reference's list of dicts as one dict with the engine's names."""
     return {keys[name]: array for arrays, keys in zip(dicts, names, strict=True) for name, array in arrays.items()}
+
+
+# Lessons: networks, losses and data for learners ----------------------------------------------------------------------
+
+LOSSES = ("mse", "sse", "cross_entropy", "binary_cross_entropy")
+
+
+def make_targets(loss, steps, lanes, outputs, seed=3):
+    """(T, B, O) with NaN, or classes (T, B) with -1, where there is none: at step 1, and in some other places."""
+    r = np.random.default_rng(seed)
+    if loss == "cross_entropy":
+        targets = r.integers(0, outputs, (steps, lanes))
+        targets[r.random(targets.shape) < 0.2] = -1
+        targets[1] = -1
+    else:
+        targets = r.uniform(0.1, 0.9, (steps, lanes, outputs)).astype(np.float32).astype(float)
+        targets[r.random(targets.shape) < 0.2] = np.nan
+        targets[1] = np.nan
+    return targets
+
+
+def has_target(target):
+    return target is not None and bool((target >= 0).any())  # a NaN is not; the targets made here are not negative
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network, a loss and data; some lanes start anew in the middle."""
+
+    name: str
+    layers: tuple  # (class, sizes, options) of each
+    loss: str = "sse"
+    lanes: int = 1
+    steps: int = 7
+    resets: float = 0.15
+
+    def __str__(self):
+        return f"{self.name},{self.loss},B={self.lanes}"
+
+    def make(self, dtype):
+        """The network, xs, targets as the engine takes them, resets."""
+        net = fl.Sequential(*(kind(*sizes, dtype=dtype, seed=0, **options) for kind, sizes, options in self.layers))
+        width = max(sizes[1] for _, sizes, _ in self.layers)
+        net = with_weights(net if len(net) > 1 else net[0], 1, min(0.6, 3 / width**0.5))
+        xs = numbers((self.steps, self.lanes, net._network.input_size), 2, dtype)
+        targets = make_targets(self.loss, self.steps, self.lanes, net._network.output_size)
+        targets = targets if self.loss == "cross_entropy" else targets.astype(dtype)
+        return net, xs, targets, np.random.default_rng(4).random((self.steps, self.lanes)) < self.resets
+
+    @cache  # noqa: B019 (the cases live as long as the module)
+    def expected(self):
+        """Outputs, gradients by name and the mean loss, by the reference."""
+        net, xs, targets, reset = self.make("float64")
+        layers, names = reference_layers(net)
+        rtrl, ys, losses = ref.TruncatedRTRL(layers, self.loss, self.lanes), [], []
+        for x, target, start in zip(xs, targets, reset, strict=True):
+            rtrl.reset(start)
+            ys.append(rtrl.step(x, target if has_target(target) else None))
+            losses += [] if rtrl.last_loss is None else [rtrl.last_loss]
+        return np.array(ys), by_name(rtrl.grads, names), np.mean(losses)
+
+    @cache  # noqa: B019
+    def numeric(self, chunk=None):
+        """(name, direction, derivative along it of the loss with the cut quantities held).
+
+        Those that the truncated gradient cuts, or with `chunk` those of carried backpropagation.
+        """
+        net, xs, targets, reset = self.make("float64")
+        layers, names = reference_layers(net)
+        targets = [target if has_target(target) else None for target in targets]
+        _, record = ref.record_forward(layers, xs, reset)
+        loss, more = (ref.carried_loss, (chunk,)) if chunk else (ref.cut_loss, ())
+        r, found = np.random.default_rng(5), []
+        for n, (kind, what, params) in enumerate(layers):
+            for name, p in params.items():
+                one = np.zeros(p.size)
+                one[r.integers(p.size)] = 1.0
+                for direction in (one.reshape(p.shape), r.normal(size=p.shape)):
+                    values = []
+                    for step in (1e-5, -1e-5):
+                        moved = [*layers[:n], (kind, what, params | {name: p + step * direction}), *layers[n + 1 :]]
+                        values.append(loss(moved, self.loss, xs, targets, reset, record, n, *more))
+                    found.append((names[n][name], direction, (values[0] - values[1]) / 2e-5))
+        return found
+
+
+def over(options, hidden=6, inputs=2, outputs=2, activation="sigmoid"):
+    """Layers: the variant, and a linear layer on it."""
+    return (fl.LSTM, (inputs, hidden), options), (fl.Linear, (hidden, outputs), {"activation": activation})
+
+
+ALL = {"block_size": 2, "peepholes": True, "gate_recurrence": True, "clip": 0.6}
+STACKS = [
+    Case("two layers", ((fl.LSTM, (2, 5, 2), {}), (fl.Linear, (5, 2), {})), "mse", 2),
+    Case("three layers, bare", ((fl.LSTM, (2, 5, 3), {"peepholes": True}),), "mse", 2),
+    Case("1997 on 1997", ((fl.LSTM1997, (2, 2, 2), {}), (fl.LSTM1997, (4, 3), {}), (fl.Linear, (3, 2), {})), lanes=3),
+    Case("all on all", ((fl.LSTM, (2, 6), ALL), (fl.LSTM, (6, 4), ALL), (fl.Linear, (4, 3), {})), "cross_entropy", 2),
+    Case(
+        "linear between",
+        (
+            (fl.Linear, (3, 20), {"activation": "tanh", "bias": False}),
+            (fl.LSTM, (20, 18), {}),
+            (fl.Linear, (18, 17), {"activation": "relu"}),
+            (fl.LSTM, (17, 4), {"forget_gate": False}),
+            (fl.Linear, (4, 2), {"activation": "sigmoid"}),
+        ),
+        "binary_cross_entropy",
+        2,
+    ),
+]
 
 
 # Comparisons ----------------------------------------------------------------------------------------------------------

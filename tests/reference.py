@@ -23,6 +23,7 @@ Parameters of one layer and direction are a dict, rows stacked in the order i, f
 order i, f, o, and ``weight_gh`` (R, A). A linear layer has ``weight`` (O, I) and optional ``bias`` (O,).
 """
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -694,6 +695,8 @@ class TruncatedRTRL:
         A name in `LOSSES`, or (y, target) -> (loss, dy).
     lanes : int
         B.
+    error_bound : float
+        Errors of all layers' outputs are kept in [-error_bound, error_bound].
 
     Attributes
     ----------
@@ -704,11 +707,11 @@ class TruncatedRTRL:
         The loss of the last step; None if it had no target.
     """
 
-    def __init__(self, layers, loss, lanes=1):
+    def __init__(self, layers, loss, lanes=1, error_bound=np.inf):
         self.layers = [
             (kind, what, {k: np.array(p, float) for k, p in params.items()}) for kind, what, params in layers
         ]
-        self.loss, self.lanes, self.last_loss = _loss(loss), lanes, None
+        self.loss, self.lanes, self.last_loss, self.error_bound = _loss(loss), lanes, None, error_bound
         self.velocity = [zero_gradients(params) for _, _, params in self.layers]
         self.zero_grad()
         self.reset()
@@ -792,7 +795,7 @@ class TruncatedRTRL:
         for n in reversed(range(len(self.layers))):
             kind, what, params = self.layers[n]
             grads, x = self.grads[n], inputs[n]
-            dx = np.zeros(x.shape)
+            dx, dy = np.zeros(x.shape), np.clip(dy, -self.error_bound, self.error_bound)
             for b in range(self.lanes):
                 if kind == "linear":
                     # e_k = f'_k dE/dy_k;  dW_kc += e_k y_c;  d_c = sum_k W_kc e_k           (1997, A.1)
@@ -846,6 +849,73 @@ class TruncatedRTRL:
                 velocity[name] = momentum * velocity[name] + grads[name]
                 p -= lr * velocity[name]
         self.zero_grad()
+
+
+class ChunkedBPTT(TruncatedRTRL):
+    """Backpropagation in full over chunks of steps, whose first states are constants, but that the traces carry c.
+
+    The chunk's gradient by backpropagation, and dL/dc_0 dc_0/dw of the cell states c_0 before it: the traces' dc_0/dw.
+
+    Parameters
+    ----------
+    layers, loss, lanes, error_bound : as in `TruncatedRTRL`
+    chunk : int
+    carries : bool
+        Without it, plain truncated backpropagation.
+    """
+
+    def __init__(self, layers, loss, lanes=1, chunk=1, carries=True, error_bound=np.inf):
+        self.chunk, self.carries, self.window, self.fresh = chunk, carries, [], np.zeros(lanes, bool)
+        super().__init__(layers, loss, lanes, error_bound)
+
+    def reset(self, mask=None):
+        """As that of `TruncatedRTRL`."""
+        super().reset(mask)
+        self.fresh |= True if mask is None else mask
+
+    def step(self, x, target=None):
+        """As that of `TruncatedRTRL`; the gradient is added after the last step of a chunk."""
+        if not self.window:
+            self.start, self.fresh = copy.deepcopy(self.memory), np.zeros(self.lanes, bool)
+        y, loss = super().step(x), None
+        dy = np.zeros(y.shape)
+        if target is not None:
+            loss, dy = self.loss(y, np.asarray(target))
+        self.last_loss = loss
+        self.window.append((x, dy, self.fresh))
+        self.fresh = np.zeros(self.lanes, bool)
+        if len(self.window) == self.chunk:
+            self.settle()
+        return y
+
+    def settle(self):
+        """The chunk ends here."""
+        if not self.window:
+            return
+        x, dy, fresh = (np.array(part) for part in zip(*self.window, strict=True))
+        inputs, states, self.window = [x], [], []
+        for (kind, what, params), memory in zip(self.layers, self.start, strict=True):
+            states.append([np.array([lane[k] for lane in memory]) for k in "hca"] if kind == "lstm" else None)
+            if kind == "linear":
+                inputs.append(linear_forward(params, inputs[-1], what))
+            else:
+                inputs.append(lstm_forward(what, params, inputs[-1], states[-1], reset=fresh)[0])
+        for n in reversed(range(len(self.layers))):
+            kind, what, params = self.layers[n]
+            dy = np.clip(dy, -self.error_bound, self.error_bound)
+            if kind == "linear":
+                e = derivative(what, inputs[n + 1]) * dy
+                more = {"weight": np.einsum("tbo,tbi->oi", e, inputs[n]), "bias": e.sum(axis=(0, 1))}
+                dy = e @ params["weight"]
+            else:
+                dy, (_, dc, _), more = lstm_backward(what, params, inputs[n], dy, states[n], reset=fresh)
+                m = what.input_size + what.hidden_size + what.sources + 1
+                for b in range(self.lanes if self.carries else 0):
+                    # dL/dw += dL/dc_0 dc_0/dw; the output gate has no trace, and no error here
+                    now = {"sources": np.zeros(m), "c": np.zeros(what.hidden_size)}
+                    self._add_traces(what, more, self.start[n][b], now, np.zeros(what.blocks), dc[b])
+            for name in params:
+                self.grads[n][name] += more[name]
 
 
 def record_forward(layers, xs, reset=None):
@@ -1004,6 +1074,47 @@ def cut_loss(layers, loss, xs, targets, reset, record, live):
             x = np.array(out)
         if targets[t] is not None:
             total += _loss(loss)(x, np.asarray(targets[t]))[0]
+    return total
+
+
+def carried_loss(layers, loss, xs, targets, reset, record, live, chunk):
+    """The loss whose derivative is the gradient of carried backpropagation, as `cut_loss` is for the truncated one.
+
+    Inside a chunk nothing is cut. It starts from the recorded h, a and c, but that c of layer `live` is what the
+    perturbed parameters made of it since the episode began, with all net inputs reading recorded sources.
+
+    Parameters
+    ----------
+    layers, loss, xs, targets, reset, record, live : as in `cut_loss`
+    chunk : int
+
+    Returns
+    -------
+    float
+    """
+    steps, lanes, _ = xs.shape
+    kind, what, params = layers[live]
+    free = np.zeros((steps + 1, lanes, what.hidden_size)) if kind == "lstm" else None  # c before each step
+    for t in range(steps if kind == "lstm" else 0):
+        for b in range(lanes):
+            if reset[t][b]:
+                free[t, b] = 0.0
+            r = record[live][t][b]
+            held = {"c_before": r["c_before"], "c_after": r["c"]}
+            free[t + 1, b] = lstm_step(what, params, r["x"], r["h_before"], free[t, b], r["a_before"], **held)["c"]
+    total = 0.0
+    for start in range(0, steps, chunk):
+        now = slice(start, start + chunk)
+        y = xs[now]
+        for n, (kind, what, params) in enumerate(layers):
+            if kind == "linear":
+                y = linear_forward(params, y, what)
+                continue
+            h, c, a = (np.array([lane[k] for lane in record[n][start]]) for k in ("h_before", "c_before", "a_before"))
+            y = lstm_forward(what, params, y, (h, free[start] if n == live else c, a), reset=reset[now])[0]
+        for k, target in enumerate(targets[now]):
+            if target is not None:
+                total += _loss(loss)(y[k], np.asarray(target))[0]
     return total
 
 

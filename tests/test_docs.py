@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ["_fit", "_history", "_info", "_layer", "_layers", "_online", "_optim", "_stream", "losses", "schedules"]
+MODULES = [
+    "_compress",
+    "_fit",
+    "_history",
+    "_info",
+    "_layer",
+    "_layers",
+    "_online",
+    "_optim",
+    "_stream",
+    "losses",
+    "schedules",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -215,6 +215,13 @@ def test_best_path_and_edit_distance(strokes):
     assert strokes.error_rate([[1, 2], []], [[1, 3], [4, 5]]) == 75
 
 
+# --- compression ------------------------------------------------------------------------------------------------------
+def test_compress(capsys):
+    sizes = load("compress").main(["--quick"])
+    assert 4000 < sizes["bz2 -9"] < sizes["fastlstm fast"] < 6000  # so early, counting is better
+    assert re.search(r"fastlstm fast +5,\d\d\d +2\.\d\d\d ", capsys.readouterr().out)
+
+
 # --- MPI --------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "processes, dtype, tolerance", [(2, "float32", 1e-4), (2, "float64", 1e-12), (3, "float64", 1e-12)]

@@ -28,13 +28,13 @@ FORBIDDEN_CALLS = r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|get
 
 # From the bottom up: a module imports only from rungs below its own; None stands for every module not named.
 # Those, and the programs on the last rung, may know one another. Programs use what users use.
-PROGRAMS = {"__main__", "_demo", "sklearn", "river"}
+PROGRAMS = {"__main__", "_demo", "experiments", "sklearn", "river"}
 RUNGS = [{"_checks"}, {"_core"}, {"_stream"}, {"_layer"}, {"_layers"}, None, {"__init__"}, PROGRAMS]
 PEERS = {RUNGS.index(None), len(RUNGS) - 1}
 OPTIONAL = {"torch", "onnx", "onnxruntime", "keras", "tensorflow", "sklearn", "river", "matplotlib", "tqdm", "scipy",
-            "pandas", "safetensors", "h5py"}  # fmt: skip
+            "pandas", "safetensors", "h5py", "joblib", "hmmlearn"}  # fmt: skip
 
-BUDGET = {"_core.pyx": 700, "_core_train.pxi": 250, "_core_tape.pxi": 120, "api.c": 950, "fastlstm.h": 350}
+BUDGET = {"_core.pyx": 700, "_core_train.pxi": 250, "_core_tape.pxi": 120, "api.c": 950, "fastlstm.h": 400}
 BUDGET_OTHERS = 800
 
 
@@ -215,5 +215,5 @@ SOURCES = {*C_SOURCES, *PYTHON_MODULES, *PACKAGE.rglob("*.p[yx][xdi]"), ROOT / "
 @pytest.mark.parametrize("path", sorted(SOURCES), ids=relative)
 def test_sizes(path):
     lines = path.read_text().count("\n")
-    budget = 120 if path.name == "setup.py" else BUDGET.get(path.name, BUDGET_OTHERS)
+    budget = 125 if path.name == "setup.py" else BUDGET.get(path.name, BUDGET_OTHERS)
     assert lines <= budget, f"{lines} lines; split it, or say why this file is special"

@@ -1,6 +1,7 @@
 """Long short-term memory on CPUs: fast inference, and learning online as in 1997."""
 
 from fastlstm import losses, schedules
+from fastlstm._compress import compress_file, decompress_file
 from fastlstm._fit import fit
 from fastlstm._history import EarlyStopping, History
 from fastlstm._info import __version__, build_info, get_num_threads, set_num_threads
@@ -28,6 +29,8 @@ __all__ = [
     "Stream",
     "__version__",
     "build_info",
+    "compress_file",
+    "decompress_file",
     "fit",
     "get_num_threads",
     "losses",

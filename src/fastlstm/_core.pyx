@@ -12,8 +12,8 @@ cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.math cimport INFINITY, sqrt
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastlstm._checks import as_array, as_output
@@ -472,3 +472,4 @@ cdef object np_ndarray = np.ndarray
 include "_core_train.pxi"
 include "_core_learner.pxi"
 include "_core_chunk.pxi"
+include "_core_coder.pxi"

@@ -128,12 +128,12 @@ cdef class ChunkLearner(Learner):
         Learner.undo(self, before)
         self.c.open = 0
 
-    def set_state(self, flat):
+    cdef int settle(self) except -1:
         self.take()
         cdef fastlstm_status status = fastlstm_chunk_settle(&self.c)
         self.give()
         check(status)
-        Learner.set_state(self, flat)
+        return 0
 
     def gradients(self):
         """The gradient gathered since the last update, as a flat array in the parameters' order; looking changes no bit."""

@@ -14,7 +14,9 @@ cdef extern from "fastlstm.h" nogil:
         int32_t prepared
         int32_t loss, update
         double lr, momentum, decay
-        Py_ssize_t chunk, pending
+        Py_ssize_t chunk
+        int32_t lazy
+        Py_ssize_t pending
         int32_t has_error
         double loss_sum
         int64_t loss_steps
@@ -29,6 +31,8 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_learner_learn(fastlstm_learner *, const void *)
     fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
     fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
+    fastlstm_status fastlstm_learner_settle(fastlstm_learner *)
+    int fastlstm_learner_lazy(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
 
 LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4,
           "binary_cross_entropy_with_logits": 5}
@@ -280,9 +284,13 @@ cdef class Learner:
             self.take()
             self.give()
 
+    cdef int settle(self) except -1:
+        """Have nothing left to do for the steps so far."""
+        raise NotImplementedError
+
     def set_state(self, flat):
         """A new state, without a past."""
-        self.close()
+        self.settle()
         self.flat_state[:] = flat
         self.traces[:] = 0
 
@@ -295,7 +303,7 @@ cdef class StepLearner(Learner):
     cdef fastlstm_learner c
     cdef bint dirty
 
-    def __init__(self, Network network, Parameters parameters, int loss, optimizer, Py_ssize_t lanes):
+    def __init__(self, Network network, Parameters parameters, int loss, optimizer, Py_ssize_t lanes, lazy=None):
         cdef Py_ssize_t traces = fastlstm_trace_size(network.engine, network.layers, network.n_layers, lanes)
         cdef Py_ssize_t scratch = fastlstm_learner_scratch_size(network.engine, network.layers, network.n_layers, lanes)
         if traces < 0 or scratch < 0:
@@ -309,10 +317,12 @@ cdef class StepLearner(Learner):
         self.c.weights, self.c.velocity, self.c.scratch = data(self.weights), data(self.velocity), data(self.scratch)
         self.c.traces, self.c.state = data(self.traces), data(self.flat_state)
         self.c.loss, self.c.update, self.c.chunk = loss, 1, 1
+        self.c.lazy = fastlstm_learner_lazy(network.layers, network.n_layers, lanes) if lazy is None else lazy
         self.loss_sum, self.loss_steps = &self.c.loss_sum, &self.c.loss_steps
 
     cdef int pull(self) except -1:
         if self.parameters.root().version != self.version:
+            check(fastlstm_learner_settle(&self.c))  # traces, of steps made with the weights of then
             flat = np.ascontiguousarray(self.parameters.fetch())
             check(fastlstm_pack(self.network.engine, self.network.layers, self.network.n_layers, data(flat), data(self.weights)))
             if self.velocity is not None:  # whoever moved the weights may have moved it too
@@ -352,14 +362,29 @@ cdef class StepLearner(Learner):
     cdef fastlstm_status c_apply(self) noexcept nogil:
         return fastlstm_learner_apply(&self.c)
 
+    cdef int settle(self) except -1:
+        self.close()
+        check(fastlstm_learner_settle(&self.c))
+        return 0
+
     def write_back(self):
         """Write weights and velocity to the flat arrays they came from (called by Parameters.fetch)."""
+        arrays = [a for a in (self.weights, self.velocity, self.traces, self.scratch) if a is not None and self.c.lazy]
+        before = [np.array(a) for a in arrays]  # looking changes no bit: what was put off stays so
+        check(fastlstm_learner_settle(&self.c))
         cdef object flat = self.parameters.part(self.parameters.root()._data)
         check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.weights), data(flat)))
         if self.velocity is not None:
             flat = self.optimizer.velocity_of(self.parameters)
             check(fastlstm_unpack(self.network.engine, self.network.layers, self.network.n_layers, data(self.velocity), data(flat)))
+        for a, old in zip(arrays, before):
+            a[:] = old
         self.dirty = False
+
+    @property
+    def lazy(self):
+        """Whether updates are put off (csrc/lazy.h)."""
+        return bool(self.c.lazy)
 
     def gradients(self):
         """The gradient gathered since the last update, as a flat array in the parameters' order: there is none."""
@@ -371,6 +396,7 @@ cdef class StepLearner(Learner):
     def memory(self):
         """Everything but the network, the weights and the optimizer, in a form that no instruction set shapes."""
         self.close()
+        check(fastlstm_learner_settle(&self.c))
         cdef Py_ssize_t size = fastlstm_trace_canonical_size(self.network.layers, self.network.n_layers, self.lanes)
         traces = np.zeros(size, self.network.dtype)
         check(fastlstm_trace_convert(self.network.engine, self.network.layers, self.network.n_layers, self.lanes, data(self.traces), data(traces), 1))

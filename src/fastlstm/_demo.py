@@ -16,21 +16,11 @@ from importlib import resources
 import numpy as np
 
 import fastlstm as fl
+from fastlstm import experiments
 
-# Part 1: the numbers of the paper (its Tables 9, 10 and 11) ...
-SYMBOLS = "EBabcdXY"  # E starts a sequence, B ends it, a to d carry nothing
-CLASSES = ("XX", "XY", "YX", "YY")
-WEIGHTS = 156
-RATE = 0.5
-INPUT_GATE_BIAS = (-2.0, -4.0)
-TOLERANCE = 0.3  # a sequence is right if every output is off by less
-MEAN_ERROR = 0.1
-WINDOW = 2000
-TEST_SEQUENCES = 2560
-PAPER_SEQUENCES = 31_390
-PAPER_WRONG = 1
-# ... and of this demo
-BLOCK = 250  # sequences per call into C: some ten milliseconds, so that the bar moves
+# Part 1
+TASK = experiments.find("6a")[0]
+PAPER = TASK.paper[0]
 MOST_SEQUENCES = 100_000
 MOST_SECONDS = 35.0  # on a slow machine the demo still ends within its minute
 QUICK_SEQUENCES = 3000
@@ -106,103 +96,8 @@ class Progress:
         self._out.flush()
 
 
-def temporal_order(rng, sequences):
-    """Draw sequences of experiment 6a, one after the other in one stream.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Where the randomness comes from.
-    sequences : int
-        How many.
-
-    Returns
-    -------
-    xs : (T, 8) float32 array
-        One-hot symbols in the order of `SYMBOLS`; T is the sum of the lengths.
-    targets : (T, 4) float32 array
-        One-hot class at the last step of each sequence, NaN (no target) at all others.
-    reset : (T, 1) bool array
-        True at the first step of each sequence.
-    ends : (sequences,) int array
-        The index of each sequence's last step.
-    classes : (sequences,) int array
-        The index into `CLASSES`.
-    """
-    lengths = rng.integers(100, 111, sequences)
-    ends = np.cumsum(lengths) - 1
-    starts = ends - lengths + 1
-    symbols = rng.integers(2, 6, ends[-1] + 1)
-    symbols[starts] = 0
-    symbols[ends] = 1
-    # Positions count from 1, with E the first: only then are there at least 40 steps from the
-    # second X or Y (60 at most) to the end (100 at least), as the paper says.
-    bits = rng.integers(0, 2, (2, sequences))
-    symbols[starts + rng.integers(10, 21, sequences) - 1] = 6 + bits[0]
-    symbols[starts + rng.integers(50, 61, sequences) - 1] = 6 + bits[1]
-    classes = 2 * bits[0] + bits[1]
-
-    xs = np.eye(8, dtype=np.float32)[symbols]
-    targets = np.full((len(symbols), 4), np.nan, dtype=np.float32)
-    targets[ends] = np.eye(4, dtype=np.float32)[classes]
-    reset = np.zeros((len(symbols), 1), dtype=bool)
-    reset[starts] = True
-    return xs, targets, reset, ends, classes
-
-
-def temporal_order_network(rng):
-    """Make the paper's network for 6a: two memory cell blocks of two cells, 156 weights."""
-    net = fl.Sequential(fl.LSTM1997(8, 2, 2), fl.Linear(4, 4, activation="sigmoid"))
-    weights = net.state_dict()
-    count = sum(array.size for array in weights.values())
-    if count != WEIGHTS:
-        raise RuntimeError(f"the network of experiment 6a has {count} weights and must have {WEIGHTS}")
-    for name in sorted(weights):  # sorted: the draw then depends on the seed alone
-        weights[name] = rng.uniform(-0.1, 0.1, weights[name].shape).astype(np.float32)
-    weights["0.bias_ih_l0"][: len(INPUT_GATE_BIAS)] = INPUT_GATE_BIAS  # rows: input gates, cells, output gates
-    net.load_state_dict(weights)
-    return net
-
-
-def stopping_point(worst, mean, window=WINDOW):
-    """Find where the paper's stop criterion, ST3(0.1), is met first.
-
-    Parameters
-    ----------
-    worst, mean : (n,) arrays
-        Largest and mean absolute error over the outputs, per sequence, in the order of training.
-    window : int
-        How many of the most recent sequences count.
-
-    Returns
-    -------
-    int or None
-        The number of sequences after which the latest `window` were all right and their mean error
-        was below 0.1; None if that is nowhere so.
-    """
-    if len(worst) < window:
-        return None
-    wrong = np.concatenate([[0], np.cumsum(~(np.asarray(worst) < TOLERANCE))])  # ~(<): a NaN is wrong too
-    total = np.concatenate([[0.0], np.cumsum(mean, dtype=np.float64)])
-    met = (wrong[window:] == wrong[:-window]) & (total[window:] - total[:-window] < MEAN_ERROR * window)
-    return window + int(np.argmax(met)) if met.any() else None
-
-
-def count_wrong(net, rng, sequences=TEST_SEQUENCES):
-    """Count the fresh sequences of 6a that `net` gets wrong."""
-    xs, targets, _, ends, _ = temporal_order(rng, sequences)
-    lengths = np.diff(ends, prepend=-1)
-    owner = np.repeat(np.arange(sequences), lengths)
-    step = np.arange(len(xs)) - np.repeat(ends - lengths + 1, lengths)
-    batch = np.zeros((lengths.max(), sequences, xs.shape[1]), dtype=np.float32)
-    batch[step, owner] = xs
-    ys, _ = net(batch, lengths=lengths)
-    error = np.abs(ys[lengths - 1, np.arange(sequences)] - targets[ends])
-    return int(np.sum(~(error.max(axis=1) < TOLERANCE)))
-
-
 def learn_temporal_order(seed, most, out, seconds=MOST_SECONDS):
-    """Train on 6a until the stop criterion is met.
+    """Train on experiment 6a, as the paper did, until its stop criterion is met.
 
     Parameters
     ----------
@@ -216,47 +111,25 @@ def learn_temporal_order(seed, most, out, seconds=MOST_SECONDS):
     Returns
     -------
     dict
-        ``met`` (bool), ``sequences``, ``seconds``, ``error`` (mean absolute error over the latest
-        sequences, 2000 at most) and ``wrong`` (of 2560 fresh sequences).
+        ``met`` (bool), ``sequences``, ``seconds``, and on 2560 fresh sequences ``error`` (mean absolute error) and
+        ``wrong``.
     """
-    weight_rng, train_rng, test_rng = np.random.default_rng(seed).spawn(3)
-    net = temporal_order_network(weight_rng)
-
-    def new_learner():
-        return fl.OnlineLearner(net, loss="sse", optimizer=fl.SGD(net, lr=RATE), gradient="truncated-rtrl", chunk=1)
-
-    learner = new_learner()
-    worst, mean = np.empty(most), np.empty(most)
-    done, stop, began = 0, None, time.perf_counter()
+    began = time.perf_counter()
     # When it will have learned nobody knows; what the paper needed makes a fair 100 %.
-    with Progress("learning", PAPER_SEQUENCES, "sequences", out) as progress:
-        while stop is None and done < most and time.perf_counter() - began < seconds:
-            block = min(BLOCK, most - done)
-            xs, targets, reset, ends, _ = temporal_order(train_rng, block)
-            before = net.state_dict()
-            ys = learner.run(xs, targets, reset)
-            # ys holds what the network said before it learned from that step.
-            error = np.abs(ys[ends] - targets[ends])
-            worst[done : done + block], mean[done : done + block] = error.max(axis=1), error.mean(axis=1)
-            first = max(0, done + 1 - WINDOW)
-            done += block
-            stop = stopping_point(worst[first:done], mean[first:done])
-            progress.show(done, f"error {mean[max(0, done - WINDOW) : done].mean():.3f}")
-        if stop is not None and (stop := stop + first) < done:
-            # The criterion was met inside the block. The network to be tested is the one of that moment, so
-            # the block is learned once more, up to there (every sequence starts from a cleared state, so
-            # the weights are all there is to restore).
-            net.load_state_dict(before)
-            last = ends[stop - done + block - 1] + 1
-            new_learner().run(xs[:last], targets[:last], reset[:last])
-            done = stop
-    took = time.perf_counter() - began
+    with Progress("learning", PAPER.sequences, "sequences", out) as progress:
+
+        def show(done, error):
+            progress.show(done, f"error {error:.3f}")
+            return time.perf_counter() - began > seconds
+
+        result, _ = experiments.trial(TASK, "lstm1997", seed, most=most, progress=show)
+    figures = result["milestones"].get(TASK.milestones[-1].name, result)
     return {
-        "met": stop is not None,
-        "sequences": done,
-        "seconds": took,
-        "error": float(mean[max(0, done - WINDOW) : done].mean()),
-        "wrong": count_wrong(net, test_rng),
+        "met": result["success"],
+        "sequences": result["sequences"],
+        "seconds": time.perf_counter() - began,
+        "error": figures["error"],
+        "wrong": figures["wrong"],
     }
 
 
@@ -412,8 +285,8 @@ def run(seed=1, quick=False, out=None):
         why = "as --quick asks; a full run needs 20,000 to 40,000" if quick else "the demo's limit"
         say(f"   Not learned: stopped after {order['sequences']:,} sequences")
         say(f"   ({why}), {order['seconds']:.1f} s.")
-    say(f"   Mean error of an output over the latest sequences: {order['error']:.3f}")
-    say(f"   Wrong on new sequences: {order['wrong']:,} of {TEST_SEQUENCES:,}")
+    say(f"   Mean error of an output on new sequences: {order['error']:.3f}")
+    say(f"   Wrong on new sequences: {order['wrong']:,} of {TASK.test_sequences:,}")
 
     say(PART_2)
     spots = forecast_sunspots(seed, out)
@@ -436,8 +309,8 @@ def run(seed=1, quick=False, out=None):
     largest = max(times)
     needed = f"{order['sequences']:,}" if order["met"] else "not learned"
     for name, here, paper in (
-        ("1  sequences until learned", needed, f"{PAPER_SEQUENCES:,}"),
-        ("   wrong of 2,560 new sequences", f"{order['wrong']:,}", PAPER_WRONG),
+        ("1  sequences until learned", needed, f"{PAPER.sequences:,}"),
+        ("   wrong of 2,560 new sequences", f"{order['wrong']:,}", PAPER.wrong),
         ("   seconds of learning", f"{order['seconds']:.1f}", ""),
         ("2  sunspot forecast error, LSTM", f"{spots['lstm']:.3f}", ""),
         ("   the same, linear model", f"{spots['linear']:.3f}", ""),
@@ -465,10 +338,10 @@ PART_1 = f"""
    A sequence has 100 to 110 symbols. Two of them, one early and one in the
    middle, are X or Y; all others mean nothing. At the end the network must
    say which of XX, XY, YX, YY it saw: 40 to 100 steps later. Network and
-   learning rule are the paper's: {WEIGHTS} weights, and one fixed cost per step,
-   however long the sequences are. It has learned when the latest {WINDOW:,}
-   sequences were all right (each of the 4 outputs off by less than {TOLERANCE})
-   and their mean absolute error was below {MEAN_ERROR}."""
+   learning rule are the paper's: {TASK.weights} weights, and one fixed cost per step,
+   however long the sequences are. It has learned when the latest {TASK.milestones[-1].size:,}
+   sequences were all right (each of the 4 outputs off by less than {TASK.tolerance})
+   and their mean absolute error was below {TASK.milestones[-1].mean}."""
 
 PART_2 = f"""
 2. A real series: monthly sunspot numbers, 1749 to 2008

@@ -4,6 +4,7 @@ A file is written beside its target, flushed to the disk and renamed: a reader f
 whenever the writer is killed. What is read is checked before it is used, and never executed.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -23,10 +24,15 @@ def as_path(path, name):
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
         raise TypeError(f"{name} must be a path, not {shown(path)}")
     path = os.path.abspath(path)  # wherever the process goes meanwhile
-    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
-        why = "it is a folder" if os.path.isdir(path) else "the folder does not exist"
-        raise ValueError(f"{name} is {shown(path)} and must be the path of a file: {why}")
-    return path
+    if os.path.isdir(path):
+        why = "it is a folder"
+    elif not os.path.isdir(os.path.dirname(path)):
+        why = "the folder does not exist"
+    elif os.path.exists(path) and not os.path.isfile(path):  # a device is not to be replaced
+        why = "it is no regular file"
+    else:
+        return path
+    raise ValueError(f"{name} is {shown(path)} and must be the path of a file: {why}")
 
 
 def write(path, arrays, metadata):
@@ -44,14 +50,21 @@ def write(path, arrays, metadata):
         at += a.nbytes
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)  # the arrays begin aligned
+    with new_file(path) as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for a in arrays.values():
+            file.write(a.reshape(-1).view(np.uint8))
+
+
+@contextlib.contextmanager
+def new_file(path):
+    """A binary file to write, which becomes `path` when all went well, and is removed when not."""
     folder, start = os.path.dirname(path), f".{os.path.basename(path)}."
     _sweep(folder, start)
     unfinished = os.path.join(folder, f"{start}{os.getpid()}.tmp")
     try:
-        with open(unfinished, "wb") as file:
-            file.write(len(head).to_bytes(8, "little") + head)
-            for a in arrays.values():
-                file.write(a.reshape(-1).view(np.uint8))
+        with open(unfinished, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)

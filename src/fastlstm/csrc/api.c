@@ -697,7 +697,7 @@ static fastlstm_status learner_check(const fastlstm_learner *m) {
     if (status) return status;
     if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers) || !fl_all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
-        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS || (!m->gradient && !(m->update && m->chunk == 1)))
+        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS || (!m->gradient && !(m->update && m->chunk == 1)) || (m->lazy && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;
     return fl_counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
 }
@@ -767,6 +767,19 @@ fastlstm_status fastlstm_learner_apply(fastlstm_learner *m) {
     learner_prepare(m);
     m->engine->learner_apply(m);
     return FASTLSTM_OK;
+}
+
+fastlstm_status fastlstm_learner_settle(fastlstm_learner *m) {
+    const fastlstm_status status = learner_check(m);
+    if (status) return status;
+    if (m->prepared) m->engine->learner_settle(m);
+    return FASTLSTM_OK;
+}
+
+int fastlstm_learner_lazy(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
+    if (fastlstm_net_check(layers, n_layers) || !fl_may_be_lazy(layers, lanes)) return 0;
+    const fl_geometry q = fl_layer_geometry(layers, 1);
+    return q.M * q.H * (q.G + q.traced) >= FL_LAZY_WEIGHTS;
 }
 
 /* ---- Losses and optimisers ---- */

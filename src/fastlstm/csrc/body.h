@@ -24,6 +24,7 @@
 #include "backward.h"
 #include "traces.h"
 #include "ctc.h"
+#include "lazy.h"
 #include "learn.h"
 
 #define FL_STRING2(x) #x
@@ -45,6 +46,7 @@ const fastlstm_engine FL_NAME(FL_PASTE1(fl_engine, FL_ISA_NAME)) = {
     .learner_learn = fl_learner_learn,
     .learner_reset = fl_learner_reset,
     .learner_apply = fl_learner_apply,
+    .learner_settle = fl_learner_settle,
     .step_loss = fl_step_loss,
     .bound = fl_bound,
     .elementwise_loss = fl_losses_elementwise,

@@ -33,7 +33,6 @@ static void fl_carry_group(const fl_back *b, const fl_back_view *v, ptrdiff_t la
     const fl_geometry *q = &cell->q;
     const fl_carry *c = b->carry;
     const ptrdiff_t B = b->batch->lanes, K = c->batch->steps, S = q->S, u = group * VW, n = q->J - u;
-    const ptrdiff_t last = b->batch->lengths ? b->batch->lengths[lane] : K; /* steps that an error reaches */
     REAL *keep = factors + q->factors, *shrink = (REAL *)c->shrink + lane * S * q->groups * VW + u; /* keep: S each of q, lambda */
     REAL *dc = (REAL *)b->dstate + b->l->state_c * B + lane * q->H + u * S;
     const V one = v_set1(1), zero = v_zero();
@@ -44,7 +43,7 @@ static void fl_carry_group(const fl_back *b, const fl_back_view *v, ptrdiff_t la
     }
     for (ptrdiff_t t = K - 1; t >= 0; t--) {
         const ptrdiff_t row = t * B + lane;
-        const int begins = c->batch->reset && c->batch->reset[row], known = c->truncated && t < last, error = known && c->error[row];
+        const int begins = c->batch->reset && c->batch->reset[row], known = c->truncated && c->error[row], error = known && (c->error[row] & 1);
         REAL *acts = fl_back_errors(b, q, row), *d = acts + fl_act_net(q, group, VW);
         fl_lstm_factors(cell, group, acts, error ? (const REAL *)b->dy + t * b->dy_step + lane * b->dy_lane : NULL, factors);
         if (known && b->errors_x) {
@@ -69,7 +68,7 @@ static void fl_carry_group(const fl_back *b, const fl_back_view *v, ptrdiff_t la
                 v_store(d + (q->gates + s) * VW, v_mul(lambda, by[2]));
             }
             v_store(keep + s * VW, v_mul(mu, left));
-            v_store(keep + (S + s) * VW, v_mul(mu, lambda));
+            v_store(keep + (S + s) * VW, known ? v_mul(mu, lambda) : zero); /* what is not a number stays before its reset */
             REAL *less = shrink + s * q->groups * VW; /* mu p - 1 = mu (p - 1) + (mu - 1) */
             v_store(less, v_fma(mu, v_load(less), v_sub(mu, one)));
         }
@@ -112,23 +111,31 @@ static void fl_carry_gradient(const fl_back *b, const fl_geometry *q, ptrdiff_t 
     if (q->biases > 1) g[l->bias_hh + row] += dc * E[q->I + q->P + q->A];
 }
 
+/* The first step of the lane's last episode: no trace goes past it, whatever it was. */
+static ptrdiff_t fl_carry_start(const fl_carry *c, ptrdiff_t lane) {
+    ptrdiff_t t = c->batch->reset ? c->batch->steps - 1 : 0;
+    while (t > 0 && !c->batch->reset[t * c->batch->lanes + lane])
+        t--;
+    return t;
+}
+
 /* Peepholes of blocks [first, end): few, and one at a time. */
 static void fl_carry_peepholes(const fl_back *b, const fl_geometry *q, ptrdiff_t lane, REAL *traces, ptrdiff_t first, ptrdiff_t end) {
     const fastlstm_layer *l = b->l;
     const fl_carry *c = b->carry;
     const ptrdiff_t B = b->batch->lanes, K = c->batch->steps, S = q->S;
     const REAL *shrink = (const REAL *)c->shrink + lane * S * q->groups * VW, *dc = (const REAL *)b->dstate + l->state_c * B + lane * q->H;
-    const int learns = !b->batch->lengths || b->batch->lengths[lane] > 0;
+    const ptrdiff_t start = fl_carry_start(c, lane);
     for (ptrdiff_t gate = 0; gate < q->i + q->f; gate++)
         for (ptrdiff_t unit = first * S; unit < end * S; unit++) {
             const ptrdiff_t j = unit / S, v = unit % S;
             for (ptrdiff_t w = 0; w < S; w++) {
                 REAL *E = traces + ((q->i ? gate : 1) * q->H + unit) * S + w, sum = 0;
-                if (learns) ((REAL *)b->gradient)[l->weight_peephole + gate * q->H + j * S + w] += dc[unit] * *E;
-                for (ptrdiff_t t = 0; t < K; t++)
+                if (c->error[lane]) ((REAL *)b->gradient)[l->weight_peephole + gate * q->H + j * S + w] += dc[unit] * *E;
+                for (ptrdiff_t t = start; t < K; t++)
                     sum += ((const REAL *)c->terms)[fl_carry_term(q, lane * K + t, gate, v) + j] *
                            (fl_back_errors(b, q, t * B + lane) + fl_act_cell(q, j / VW, VW))[(S + w) * VW + j % VW];
-                *E += shrink[v * q->groups * VW + j] * *E + sum;
+                *E = start > 0 ? sum : *E + (shrink[v * q->groups * VW + j] * *E + sum);
             }
         }
 }
@@ -162,11 +169,12 @@ static void fl_carry_traces(const fl_back *b, const fl_back_view *v, ptrdiff_t f
     for (ptrdiff_t lane = 0; lane < B; lane++) {
         REAL *E = (REAL *)c->traces + lane * lane_size;
         const REAL *shrink = (const REAL *)c->shrink + lane * S * q->groups * VW;
-        if (!b->batch->lengths || b->batch->lengths[lane] > 0)
+        const ptrdiff_t start = fl_carry_start(c, lane);
+        if (c->error[lane])
             for (ptrdiff_t kind = 0; kind < q->traced; kind++)
                 for (ptrdiff_t unit = first * S; unit < end * S; unit++)
                     fl_carry_gradient(b, q, lane, kind, unit, E + (kind * q->H + unit) * width);
-        for (ptrdiff_t at = 0; at < K; at += FL_BLOCK) {
+        for (ptrdiff_t at = start; at < K; at += FL_BLOCK) {
             const ptrdiff_t n = K - at < FL_BLOCK ? K - at : FL_BLOCK;
             for (ptrdiff_t k = 0; k < width; k += FL_TILE * VW) {
                 const ptrdiff_t N = width - k < FL_TILE * VW ? (width - k) / VW : FL_TILE;
@@ -178,7 +186,7 @@ static void fl_carry_traces(const fl_back *b, const fl_back_view *v, ptrdiff_t f
                         for (ptrdiff_t j = 0; j < N; j++)
                             column[j] = (fl_column){E + (kind * q->H + s) * width + k + j * VW, width, VW, 0, 0};
                         fl_outer_columns(column, N, row + first, end - first, sources,
-                                         (const REAL *)c->terms + fl_carry_term(q, lane * K + at, kind, s) + first, stride, n, 1,
+                                         (const REAL *)c->terms + fl_carry_term(q, lane * K + at, kind, s) + first, stride, n, at == 0 || at > start,
                                          at ? NULL : shrink + s * q->groups * VW + first);
                     }
             }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api.h"
+#include "kernels/fpu.h"
 #include "threads.h"
 
 /* Where a learner keeps its window, in bytes of `kept`, and what else it needs, in bytes of `scratch`. */
@@ -266,9 +267,10 @@ static int chunk_settle(const fl_chunk *c, int update) {
             if (c->error[t * B + b]) lengths[b] = t + 1;
             resets |= c->reset[t * B + b];
         }
-    for (ptrdiff_t t = 0; t < K; t++)
-        for (ptrdiff_t b = 0; b < B; b++)
-            if (t < lengths[b]) rows[n_rows++] = t * B + b;
+    for (ptrdiff_t row = (K - 1) * B - 1; row >= 0; row--)
+        if (c->error[row + B] && !c->reset[row + B]) c->error[row] |= 2; /* it goes back to where the episode began */
+    for (ptrdiff_t row = 0; row < K * B; row++)
+        if (truncated ? c->error[row] != 0 : row / B < lengths[row % B]) rows[n_rows++] = row;
     fl_sort_lanes(order, lengths, B);
     const fastlstm_batch whole = {.steps = K, .lanes = B, .reset = resets ? c->reset : NULL, .state = m->state};
     fastlstm_batch batch = whole;
@@ -295,7 +297,11 @@ static int chunk_settle(const fl_chunk *c, int update) {
         memset(c->scratch + c->p.call + back.plan.zeros, 0, (size_t)(FL_MAX(q->H, q->A) * real));
         for (call.phase = n_rows ? 0 : 1; call.phase < 3; call.phase++)
             if (n_rows || carry_on) fl_parallel(call.phase == 1 && B < call.threads ? (int)B : call.threads, run_chunk, &call);
-        if (dx && m->error_bound < INFINITY) m->engine->bound(K * B * q->I, dx, m->error_bound);
+        if (dx && m->error_bound < INFINITY) {
+            const fl_fpu mode = fl_fpu_enter();
+            m->engine->bound(K * B * q->I, dx, m->error_bound);
+            fl_fpu_leave(mode);
+        }
         dy = dx;
     }
     if (n_rows) m->gathered = m->has_error = 1;
@@ -318,7 +324,9 @@ static void chunk_apply(const fl_chunk *c) {
             m->engine->update(m->optimizer, c->params, m->params, m->gradient);
             m->engine->pack(m->layers, m->n_layers, m->params, m->weights);
         }
+        const fl_fpu mode = fl_fpu_enter();
         m->optimizer->lr *= m->decay;
+        fl_fpu_leave(mode);
         m->gathered = 0;
     }
     m->has_error = 0;
@@ -340,12 +348,15 @@ static void chunk_errors(const fl_chunk *c, ptrdiff_t from, const void *y, const
     int *error = (int *)(c->scratch + c->p.lane_error);
     char *dy = c->dy + from * c->O * c->real;
     double loss;
-    if (!m->engine->step_loss(m->loss, c->fused_sigmoid, c->B, c->O, y, targets, t, dy, error, &loss)) return;
-    m->loss_sum += loss;
-    m->loss_steps++;
-    for (ptrdiff_t b = 0; b < c->B; b++)
-        c->error[from + b] = error[b] != 0;
-    if (m->error_bound < INFINITY) m->engine->bound(c->B * c->O, dy, m->error_bound);
+    const fl_fpu mode = fl_fpu_enter();
+    if (m->engine->step_loss(m->loss, c->fused_sigmoid, c->B, c->O, y, targets, t, dy, error, &loss)) {
+        m->loss_sum += loss;
+        m->loss_steps++;
+        for (ptrdiff_t b = 0; b < c->B; b++)
+            c->error[from + b] = error[b] != 0;
+        if (m->error_bound < INFINITY) m->engine->bound(c->B * c->O, dy, m->error_bound);
+    }
+    fl_fpu_leave(mode);
 }
 
 /* A step that waits for its error gets none. */
@@ -440,11 +451,13 @@ fastlstm_status fastlstm_chunk_backward(fastlstm_chunk_learner *m, const void *d
     const fl_chunk *c = chunk_open(m);
     if (dy) {
         const ptrdiff_t from = m->held * c->B;
+        const fl_fpu mode = fl_fpu_enter();
         char *to = memcpy(c->dy + from * c->O * c->real, dy, (size_t)(c->B * c->O * c->real));
         for (ptrdiff_t b = 0; b < c->B; b++) /* a lane whose error is all zero has no target */
             for (ptrdiff_t k = b * c->O; k < (b + 1) * c->O; k++)
                 c->error[from + b] |= c->real == 8 ? !(((const double *)dy)[k] == 0) : !(((const float *)dy)[k] == 0);
         if (m->error_bound < INFINITY) m->engine->bound(c->B * c->O, to, m->error_bound);
+        fl_fpu_leave(mode);
         /* A zero error is an error where it was asked for: it makes the step count. */
         m->has_error = 1;
     }

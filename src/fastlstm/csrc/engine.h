@@ -16,7 +16,7 @@ typedef struct fl_back_plan {
 typedef struct fl_carry {
     const fastlstm_batch *batch; /* all steps of the chunk; that of fl_back ends, for each lane, with its last error */
     int truncated;               /* errors are cut at every net input; else they go back through time inside the chunk */
-    const uint8_t *error;        /* (T, B) whether a row has an error from outside */
+    const uint8_t *error;        /* (T, B) 0: no error of its episode reaches a row; odd: it has one from outside */
     void *traces;                /* (B, traced, H, width), then of peepholes (B, i and f, H, S) */
     void *terms;                 /* scratch: (B, T, traced, S, groups, VW) what is left of each step's new part at the end, */
     void *shrink;                /*   and (B, S, groups, VW) of the traces at the start, less 1 */
@@ -64,6 +64,7 @@ struct fastlstm_engine {
     void (*learner_learn)(fastlstm_learner *learner, const void *targets);
     void (*learner_reset)(fastlstm_learner *learner, const uint8_t *mask);
     void (*learner_apply)(fastlstm_learner *learner);
+    void (*learner_settle)(fastlstm_learner *learner);
     int (*step_loss)(int loss, int fused_sigmoid, ptrdiff_t lanes, ptrdiff_t width, const void *y, const void *targets, ptrdiff_t t,
                      void *dy, int *error, double *value);
     void (*bound)(ptrdiff_t n, void *a, double bound);

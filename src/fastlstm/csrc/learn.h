@@ -26,6 +26,7 @@ typedef struct fl_learn_work {
     const REAL **act, **c;
     int *error; /* (B,) lanes that have a target at this step */
     REAL *factors, *d;
+    fl_lazy lazy; /* of the first layer */
 } fl_learn_work;
 
 typedef char fl_learn_fits[sizeof(fl_learn_layer) <= FL_LEARN_LAYER_BYTES && sizeof(fl_learn_work) <= FL_LEARN_WORK_BYTES ? 1 : -1];
@@ -65,10 +66,13 @@ static void fl_learner_prepare(fastlstm_learner *m) {
         w.weights += q->packed;
         w.last = p;
     }
+    fl_lazy_init(&w.lazy, &w.layer->cell.q, (REAL *)(base + plan.lazy), m->lazy && fl_may_be_lazy(m->layers, m->lanes));
     *(fl_learn_work *)m->scratch = w;
 }
 
-static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, const REAL *x, REAL *y) {
+static REAL *fl_learn_velocity(const fastlstm_learner *m, const fl_learn_layer *p) { return m->velocity ? (REAL *)m->velocity + p->at : NULL; }
+
+static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const REAL *x, REAL *y) {
     const ptrdiff_t B = m->lanes;
     REAL *state = m->state;
     for (ptrdiff_t i = 0; i < m->n_layers; i++) {
@@ -95,6 +99,8 @@ static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, c
         }
         if (linear) {
             fl_linear_rows(&p->cell, w->x, w->y, B, w->net);
+        } else if (i == 0 && w->lazy.on) {
+            fl_lazy_forward(&w->lazy, &p->cell, p->traces, fl_learn_velocity(m, p), p->s, w->rows);
         } else {
             const fl_rows rows = {.n = B, .row = w->rows, .x = w->x, .h = w->h, .a = w->a, .net = w->net};
             fl_cell_rows(&p->cell, &rows);
@@ -102,6 +108,12 @@ static void fl_learn_forward_step(fastlstm_learner *m, const fl_learn_work *w, c
         x = linear ? p->y : state + l->state_h * B;
     }
     fl_copy(y, x, B * w->last->cell.q.H);
+}
+
+/* Write what lazy updates have put off. */
+static void fl_learn_settle(fastlstm_learner *m, fl_learn_work *w) {
+    fl_learn_layer *p = w->layer;
+    fl_lazy_settle(&w->lazy, &p->cell.q, (REAL *)m->weights + p->at, fl_learn_velocity(m, p), p->traces);
 }
 
 /* The error of a layer's net inputs, d (groups, G, VW), of one lane; the padding is zero. */
@@ -118,7 +130,7 @@ static void fl_lstm_errors(const fl_geometry *q, const REAL *factors, REAL *d) {
 }
 
 /* The second half of a step-> The last layer's dy and `error` (which lanes have a target) are set; any: one has. */
-static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, int any, int fused_sigmoid) {
+static void fl_learn_backward_step(fastlstm_learner *m, fl_learn_work *w, int any, int fused_sigmoid) {
     const ptrdiff_t B = m->lanes;
     const int descends = m->update && m->chunk == 1;
     const int mode = !any ? FL_TRACE_ONLY : !descends ? FL_GATHER : m->velocity ? FL_DESCEND_MOMENTUM : FL_DESCEND;
@@ -149,13 +161,15 @@ static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, 
             if (error && i > 0) fl_input_error(&p->cell, w->d, p[-1].dy + b * q->I);
         }
         if (linear && !any) continue;
-        const fl_target to = {mode, (REAL *)m->weights + p->at, m->velocity ? (REAL *)m->velocity + p->at : NULL,
+        const int lazy = i == 0 && w->lazy.on;
+        const fl_target to = {mode, (REAL *)m->weights + p->at, fl_learn_velocity(m, p),
                               m->gradient ? (REAL *)m->gradient + p->at : NULL, (REAL)m->lr, (REAL)m->momentum};
         for (ptrdiff_t group = 0; group < q->groups; group++) {
             for (ptrdiff_t b = 0; b < B; b++)
                 w->lane[b] = (fl_trace_lane){p->s + b * q->M, w->factors + b * per_lane + group * q->factors,
                                              linear ? NULL : p->traces + (group * B + b) * q->trace, any && w->error[b]};
-            fl_trace(q, w->lane, B, &to, group * q->panel);
+            if (lazy) fl_lazy_learn(&w->lazy, q, group, w->factors + group * q->factors, mode != FL_TRACE_ONLY, to.lr, to.momentum, to.velocity != NULL);
+            else fl_trace(q, w->lane, B, &to, group * q->panel);
             if (l->peepholes) {
                 for (ptrdiff_t b = 0; b < B; b++) {
                     w->act[b] = p->act + b * q->acts + fl_act_cell(q, group, VW);
@@ -164,6 +178,11 @@ static void fl_learn_backward_step(fastlstm_learner *m, const fl_learn_work *w, 
                 fl_trace_peepholes(q, group, w->lane, B, w->act, w->c, &to);
             }
         }
+    }
+    if (w->lazy.on) {
+        if (any && m->velocity) w->lazy.kept *= m->momentum;
+        if (any && m->velocity) w->lazy.a += m->lr * w->lazy.kept;
+        if (++w->lazy.held == FL_LAZY) fl_learn_settle(m, w);
     }
     m->has_error |= mode == FL_GATHER;
     m->pending++;
@@ -185,9 +204,10 @@ static void fl_learn_after_step(fastlstm_learner *m, const fl_learn_work *w) {
     if (m->update && m->chunk > 0 && m->pending >= m->chunk) fl_learn_apply(m, w); /* with chunk 1 nothing was gathered */
 }
 
-static void fl_learn_reset_lane(fastlstm_learner *m, const fl_learn_work *w, ptrdiff_t b) {
+static void fl_learn_reset_lane(fastlstm_learner *m, fl_learn_work *w, ptrdiff_t b) {
     const ptrdiff_t B = m->lanes;
     REAL *state = m->state;
+    fl_learn_settle(m, w);
     for (const fl_learn_layer *p = w->layer; p <= w->last; p++) {
         const fastlstm_layer *l = p->cell.l;
         const fl_geometry *q = &p->cell.q;
@@ -200,7 +220,7 @@ static void fl_learn_reset_lane(fastlstm_learner *m, const fl_learn_work *w, ptr
     }
 }
 
-static void fl_learn_reset(fastlstm_learner *m, const fl_learn_work *w, const uint8_t *mask) {
+static void fl_learn_reset(fastlstm_learner *m, fl_learn_work *w, const uint8_t *mask) {
     int any = 0;
     for (ptrdiff_t b = 0; b < m->lanes; b++)
         any |= !mask || mask[b];
@@ -220,7 +240,7 @@ static int fl_learn_loss(fastlstm_learner *m, const fl_learn_work *w, const REAL
 
 static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, const void *x, const void *targets, const uint8_t *reset,
                                       void *y, ptrdiff_t *done, fastlstm_poll poll, void *context) {
-    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_work *w = (fl_learn_work *)m->scratch;
     const fastlstm_layer *last = m->layers + m->n_layers - 1;
     const ptrdiff_t B = m->lanes, I = m->layers[0].input_size, O = last->hidden_size;
     const ptrdiff_t work = 4 * B * w->weights;
@@ -244,14 +264,14 @@ static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, cons
 
 static void fl_learner_forward(fastlstm_learner *m, const void *x, void *y) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_work *w = (fl_learn_work *)m->scratch;
     fl_learn_forward_step(m, w, (const REAL *)x, (REAL *)y);
     fl_fpu_leave(mode);
 }
 
 static void fl_learner_backward(fastlstm_learner *m, const void *dy) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_work *w = (fl_learn_work *)m->scratch;
     const fl_learn_layer *p = w->last;
     if (dy) {
         fl_copy(p->dy, (const REAL *)dy, m->lanes * p->cell.q.H);
@@ -268,7 +288,7 @@ static void fl_learner_backward(fastlstm_learner *m, const void *dy) {
 
 static void fl_learner_learn(fastlstm_learner *m, const void *targets) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_work *w = (fl_learn_work *)m->scratch;
     const fastlstm_layer *last = m->layers + m->n_layers - 1;
     const int fused_sigmoid = fl_fuses_sigmoid(m->loss, last);
     const REAL *y = last->kind == FASTLSTM_LINEAR ? w->last->y : (const REAL *)m->state + last->state_h * m->lanes;
@@ -279,15 +299,21 @@ static void fl_learner_learn(fastlstm_learner *m, const void *targets) {
 
 static void fl_learner_reset(fastlstm_learner *m, const uint8_t *mask) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_work *w = (fl_learn_work *)m->scratch;
     fl_learn_reset(m, w, mask);
     fl_fpu_leave(mode);
 }
 
 static void fl_learner_apply(fastlstm_learner *m) {
     const fl_fpu mode = fl_fpu_enter();
-    const fl_learn_work *w = (const fl_learn_work *)m->scratch;
+    fl_learn_work *w = (fl_learn_work *)m->scratch;
     fl_learn_apply(m, w);
+    fl_fpu_leave(mode);
+}
+
+static void fl_learner_settle(fastlstm_learner *m) {
+    const fl_fpu mode = fl_fpu_enter();
+    fl_learn_settle(m, (fl_learn_work *)m->scratch);
     fl_fpu_leave(mode);
 }
 

@@ -1,0 +1,180 @@
+"""Methods that learn an experiment with the engine: the paper's own algorithm, and what has been learnt since."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import fastlstm as fl
+from fastlstm.experiments._task import BLOCK_NUMBERS
+
+OPTIMIZERS = {"sgd": fl.SGD, "adam": fl.Adam, "rmsprop": fl.RMSprop}
+
+
+class Engine:
+    """A network of the engine that learns sequence by sequence.
+
+    Parameters
+    ----------
+    task : Task
+    net : Layer
+    optimizer : SGD, Adam, ...
+        Made for `net`.
+    gradient : "truncated-rtrl" or "bptt"
+    update : "step" or "sequence"
+        When the weights change. "bptt" needs the whole sequence.
+    batch : int
+        With "bptt", sequences to an update.
+    """
+
+    def __init__(self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1):
+        self.net, self._optimizer, self._gradient, self._batch = net, optimizer, gradient, batch
+        self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
+        self._learner, self._update, self._rate = None, update, optimizer.lr
+        if gradient == "truncated-rtrl":
+            chunk = {"step": 1, "sequence": "episode"}[update]
+            self._learner = fl.OnlineLearner(net, loss="sse", optimizer=optimizer, gradient=gradient, chunk=chunk)
+
+    @property
+    def weights(self):
+        """How many numbers are learnt."""
+        return self.net.parameters.size - len(self._frozen)
+
+    def learn(self, batch):
+        """Learn from sequences, one after the other; the outputs (T, K) before learning from each target."""
+        if self._learner is None:
+            return self._backpropagate(batch)
+        if len(self._frozen):
+            return np.concatenate([self._guarded(xs, targets) for xs, targets in batch])
+        ys = self._learner.run(batch.xs, batch.targets, batch.reset)
+        if self._update == "sequence":
+            self._learner.apply()
+        return ys
+
+    def begin(self):
+        """A stream begins: the state is cleared, and a rate that decays has its first value again."""
+        self._learner.reset()
+        self._optimizer.lr = self._rate
+
+    def runner(self):
+        """A function that runs the network on batches, without learning, its state going on from call to call."""
+        state = None
+
+        def run(batch):
+            nonlocal state
+            ys, state = self.net(batch.xs, state, reset=batch.reset)
+            return ys
+
+        return run
+
+    def _guarded(self, xs, targets):
+        """Learn from one sequence; weights that are not to be learnt are put back after each update."""
+        if self._update == "sequence":
+            ys = self._learner.run(xs, targets)
+            self._learner.reset()  # applies the gradient first
+            self._thaw()
+            return ys
+        ys = []
+        for x, target in zip(xs, targets, strict=True):
+            ys.append(self._learner.step(x, target))
+            self._thaw()
+        self._learner.reset()
+        return np.array(ys)
+
+    def _thaw(self):
+        self.net._parameters.fetch()[self._frozen] = 0.0
+        self.net._parameters.changed()
+
+    def _backpropagate(self, batch):
+        out = np.empty(batch.targets.shape, dtype=np.float32)
+        for first in range(0, len(batch), self._batch):
+            part = batch.part(first, min(first + self._batch, len(batch)))
+            y, _, backward = self.net.forward(part.padded(part.xs), lengths=part.lengths)
+            targets = part.padded(part.targets)
+            error = np.where(np.isnan(targets), 0, y - targets).astype(np.float32)
+            error[np.arange(len(error))[:, None] >= part.lengths] = 0
+            backward(error / len(part), need_dx=False)
+            if len(self._frozen):
+                self.net.grad[self._frozen] = 0
+            self._optimizer.step()
+            self.net.zero_grad()
+            start = batch.starts[first]
+            out[start : start + len(part.xs)] = y[part.places]
+        return out
+
+    def predict(self, batch):
+        """The outputs (T, K), without learning."""
+        out = np.empty(batch.targets.shape, dtype=np.float32)
+        lengths, starts = batch.lengths, batch.starts
+        most = max(1, BLOCK_NUMBERS // (int(lengths.max(initial=1)) * batch.xs.shape[1]))
+        for first in range(0, len(batch), most):
+            part = batch.part(first, min(first + most, len(batch)))
+            ys, _ = self.net(part.padded(part.xs), lengths=part.lengths)
+            out[starts[first] : starts[first] + len(part.xs)] = ys[part.places]
+        return out
+
+
+def _optimizer(net, name, lr, **options):
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {name!r} and must be one of {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name](net, lr=lr, **options)
+
+
+def lstm1997(task, rng, *, gradient="truncated-rtrl", update="step", optimizer="sgd", lr=None, decay=None,
+             momentum=None, batch=1, **network):  # fmt: skip
+    """The paper's network and algorithm; with options, readings of what the paper leaves open, and variations.
+
+    Parameters
+    ----------
+    gradient, update, batch
+        As for `Engine`.
+    optimizer : "sgd", "adam" or "rmsprop"
+    lr, decay, momentum : float, optional
+        Default: the paper's.
+    **network
+        For `Task.network`: init, bias, igb, ogb, blocks, size, and options of `fastlstm.LSTM1997`.
+    """
+    if optimizer == "sgd" and momentum is None:
+        momentum = getattr(task, "momentum", 0.0)
+    net = task.network(rng, **network)
+    if not isinstance(net, fl.Layer):  # it learns by itself
+        return net
+    more = {name: value for name, value in (("decay", decay), ("momentum", momentum)) if value}
+    optimizer = _optimizer(net, optimizer, task.rate if lr is None else lr, **more)
+    return Engine(task, net, optimizer, gradient, update, batch)
+
+
+def _modern(cell):
+    def make(task, rng, *, hidden=8, layers=1, lr=0.01, optimizer="adam", gradient="bptt", update="sequence", batch=1,
+             forget=1.0, output="sigmoid", clip=1.0):  # fmt: skip
+        body = cell(task.inputs, hidden, layers, seed=rng)
+        head = fl.Linear(hidden, task.outputs, activation=None if output == "linear" else output, seed=rng)
+        net = fl.Sequential(body, head)
+        if cell is fl.LSTM:
+            for layer in range(layers):
+                bias = np.array(getattr(net, f"0.bias_ih_l{layer}"))
+                bias[hidden : 2 * hidden] = forget
+                setattr(net, f"0.bias_ih_l{layer}", bias)
+        options = {"clip_norm": clip} if clip and gradient == "bptt" else {}
+        return Engine(task, net, _optimizer(net, optimizer, lr, **options), gradient, update, batch)
+
+    make.__doc__ = f"""Today's {cell.__name__} by full backpropagation through time and Adam.
+
+    Parameters
+    ----------
+    hidden, layers : int
+    lr : float
+    optimizer : "sgd", "adam" or "rmsprop"
+    gradient, update, batch
+        As for `Engine`.
+    forget : float
+        Initial bias of an LSTM's forget gates (Gers et al. 2000, Jozefowicz et al. 2015).
+    output : "sigmoid" or "linear"
+    clip : float
+        Largest norm of a gradient; 0: any.
+    """
+    return make
+
+
+lstm, gru, rnn = _modern(fl.LSTM), _modern(fl.GRU), _modern(fl.RNN)
+
+METHODS = {"lstm1997": lstm1997, "lstm": lstm, "gru": gru, "bptt": rnn}
