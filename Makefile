@@ -34,13 +34,13 @@ demo: $(VENV)/.installed
 	$(PY) -m fastlstm demo
 
 test: ctest $(VENV)/.installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS)
 
 ctest:
 	@$(CTEST) check
 
 asan:
-	@$(CTEST) check OUT=$(BUILD)/asan LDFLAGS=-fsanitize=address,undefined \
+	@$(CTEST) check OUT=$(BUILD)/asan WARNINGS= LDFLAGS=-fsanitize=address,undefined \
 	    CFLAGS="-O1 -g -UNDEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 exhaustive:
