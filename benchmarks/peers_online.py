@@ -3,8 +3,9 @@
 One stream, one thread, float32, an LSTM with a linear layer, squared error, SGD. PyTorch learns by truncated
 backpropagation over chunks of 16 steps, as `nn.LSTM` and as `nn.LSTMCell`, the better counts; fastlstm by each gradient
 of its `OnlineLearner`, and by the forward and backward of its training (`net.forward`, `SGD.step`) over the same
-chunks. All do `STEPS` steps a call, and take turns in one process as in `peers.py`, whose rounds and limits these are.
-Weights after the first call are compared where the gradient is the same.
+chunks. "At once" is `chunk=1` without putting off what it writes, where it would (csrc/lazy.h). All do `STEPS` steps a
+call, and take turns in one process as in `peers.py`, whose rounds and limits these are. Weights after the first call
+are compared where the gradient is the same.
 
 Two more measures: the cost of a step and the resident memory after so many steps, the old learner in turns with a fresh
 one; and a roofline (Williams, Waterman and Patterson 2009): how many operations a second, against operations per byte
@@ -43,7 +44,7 @@ WAYS = {  # ours: gradient and chunk
     "carried-bptt": ("carried-bptt", CHUNK),
     "bptt": ("bptt", CHUNK),
 }
-NAIVE, CHUNKED, OWN = "truncated-rtrl, chunk=1", "truncated-rtrl", "forward, backward"
+EACH, CHUNKED, NAIVE, OWN = "truncated-rtrl, chunk=1", "truncated-rtrl", "chunk=1, at once", "forward, backward"
 LONG_HIDDEN, LONG_STEPS = 16, [10**3, 10**4, 10**5, 10**6]
 
 
@@ -60,10 +61,10 @@ class Target:
 
 TARGETS = [
     Target(
-        "weight-steps a second, update at every step", "H=64", lambda row: row["weights"] / time_of(row, NAIVE), 3e9
+        "weight-steps a second, update at every step", "H=64", lambda row: row["weights"] / seconds_of(row, EACH), 3e9
     ),
-    Target("steps a second, update at every step", "156 weights", lambda row: 1 / time_of(row, NAIVE), 2e6),
-    Target("time of chunk=1 over chunk=16", "H=512", lambda row: ratio_of(row, CHUNKED, NAIVE), 4),
+    Target("steps a second, update at every step", "156 weights", lambda row: 1 / seconds_of(row, EACH), 2e6),
+    Target("time of chunk=1, at once, over chunk=16", "H=512", lambda row: ratio_of(row, CHUNKED, naive(row)), 4),
     Target("time of chunk=16 over our own bptt", "H=512", lambda row: ratio_of(row, "bptt", CHUNKED), 1.2, True),
     Target("time of PyTorch over chunk=16", "H=64", lambda row: ratio_of(row, CHUNKED, best_peer(row)), 8),
 ]
@@ -96,9 +97,20 @@ class Problem:
 def own_call(problem, way):
     """A call that learns `STEPS` steps, and the weights after it by name."""
     net = problem.net()
-    gradient, chunk = WAYS[way]
+    gradient, chunk = WAYS[EACH if way == NAIVE else way]
     learner = fl.OnlineLearner(net, "mse", fl.SGD(net, RATE), gradient=gradient, chunk=chunk)
+    if way == NAIVE:  # no user's choice
+        core = fl._core.StepLearner(
+            net._network, net._parameters, fl._core.LOSSES["mse"], learner.optimizer, 1, lazy=False
+        )
+        learner._core = core
     return partial(learner.run, problem.x, problem.targets), net.state_dict
+
+
+def puts_off(problem):
+    """Whether `chunk=1` puts off what it writes."""
+    net = problem.net()
+    return fl.OnlineLearner(net, "mse", fl.SGD(net, RATE))._core.lazy
 
 
 def own_training(problem):
@@ -179,7 +191,7 @@ def check(problem, made):
     for name, (call, weights) in made.items():
         call()
         after[name] = weights()
-    for name in set(after) - {NAIVE, CHUNKED, "carried-bptt", "bptt"}:
+    for name in set(after) - {*WAYS, NAIVE}:
         for key, w in after["bptt"].items():
             moved = np.abs(w - start[key]).max()
             error = np.abs(after[name][key] - w).max() / moved
@@ -191,6 +203,8 @@ def run(name, limits, effort, torch):
     """Check and measure one network: the row that goes into the JSON file."""
     problem = Problem(name)
     made = {way: own_call(problem, way) for way in WAYS} | {OWN: own_training(problem)}
+    if puts_off(problem):
+        made[NAIVE] = own_call(problem, NAIVE)
     if torch and name.startswith("H="):
         made |= {"PyTorch": pytorch_call(problem, False), "PyTorch cell": pytorch_call(problem, True)}
     check(problem, made)
@@ -206,7 +220,7 @@ def run(name, limits, effort, torch):
     return row | {"figures": figures}
 
 
-def time_of(row, way):
+def seconds_of(row, way):
     """Seconds of a step, median."""
     return median(row["figures"][way]) / STEPS
 
@@ -215,10 +229,15 @@ def ratio_of(row, way, other):
     return ratios(row["figures"], way, other)["median"]
 
 
+def naive(row):
+    """Name of the learner that writes all traces and weights at every step."""
+    return NAIVE if NAIVE in row["figures"] else EACH
+
+
 def best_peer(row):
     """Name of the faster PyTorch, or None."""
     found = [way for way in row["figures"] if way.startswith("PyTorch")]
-    return min(found, key=partial(time_of, row)) if found else None
+    return min(found, key=partial(seconds_of, row)) if found else None
 
 
 def long_run(most):
@@ -250,13 +269,15 @@ def traffic(row, way):
     """Operations and bytes of a step, at least: what must be read or written if caches hold no more than a chunk.
 
     In units of H D, where D = I + H: there are 4 weights and 3 traces for each; a multiply-add is two operations.
-    Forward: 8 operations, 16 bytes. With traces and an update at each step: 9 to decay and add to them, 16 for gradient
-    and weights, 24 + 32 bytes read and written. Chunks: products alone, 8 for the gradient and 6 for traces, which are
-    moved once a chunk as the weights are. Errors back through h: 8 H / D operations, 16 H / D bytes.
+    Forward: 8 operations, 16 bytes. With traces and an update at each step: 9 to decay and add to them, 8 for gradient
+    and weights at once, 24 + 32 bytes read and written; put off, 6 for products with traces, 14 for those that write,
+    and 12 + 56 / 16 bytes. Chunks: products, 8 for the gradient and 6 for traces, which are moved once a chunk as the
+    weights are. Errors back through h: 8 H / D operations, 16 H / D bytes.
     """
     size, back = row["hidden"] * (row["inputs"] + row["hidden"]), row["hidden"] / (row["inputs"] + row["hidden"])
     operations, moved = {
-        NAIVE: (8 + 9 + 16, 16 + 24 + 32),
+        NAIVE: (8 + 9 + 8, 16 + 24 + 32),
+        EACH: (8 + 6 + 14, 16 + 12 + 56 / 16) if NAIVE in row["figures"] else (8 + 9 + 8, 16 + 24 + 32),
         CHUNKED: (8 + 14 + 20 / CHUNK, 16 + 56 / CHUNK),
         "carried-bptt": (8 + 14 + 20 / CHUNK + 8 * back, 16 + 56 / CHUNK + 16 * back),
         "bptt": (8 + 8 + 8 / CHUNK + 8 * back, 16 + 32 / CHUNK + 16 * back),
@@ -268,11 +289,11 @@ def traffic(row, way):
 
 
 def weight_table(rows):
-    ways = [*WAYS, OWN, "PyTorch", "PyTorch cell"]
+    ways = [*WAYS, NAIVE, OWN, "PyTorch", "PyTorch cell"]
     lines = []
     for row in rows:
         cells = [
-            f"{number(1e9 * time_of(row, way) / row['weights'])} "
+            f"{number(1e9 * seconds_of(row, way) / row['weights'])} "
             f"({number(1e9 * min(row['figures'][way]) / STEPS / row['weights'])})"
             if way in row["figures"]
             else "-"
@@ -283,15 +304,24 @@ def weight_table(rows):
 
 
 def ratio_table(rows):
-    head = ["network", "PyTorch / chunk=16", "PyTorch / carried-bptt", "chunk=1 / chunk=16", "chunk=16 / bptt",
-            "carried-bptt / bptt", "chunk=16 / forward, backward"]  # fmt: skip
-    lines = []
-    for row in rows:
+    def pairs(row):
+        """What is compared -> the two ways, the second's time over the first's."""
         peer = best_peer(row)
-        pairs = [(CHUNKED, peer), ("carried-bptt", peer), (CHUNKED, NAIVE), ("bptt", CHUNKED), ("bptt", "carried-bptt"),
-                 (OWN, CHUNKED)]  # fmt: skip
-        lines.append([row["network"], *(number(ratio_of(row, a, b)) if b else "-" for a, b in pairs)])
-    return table(head, lines)
+        return {
+            "PyTorch / chunk=16": (CHUNKED, peer),
+            "PyTorch / carried-bptt": ("carried-bptt", peer),
+            "chunk=1 / chunk=16": (CHUNKED, EACH),
+            "at once / chunk=16": (CHUNKED, naive(row)),
+            "chunk=16 / bptt": ("bptt", CHUNKED),
+            "carried-bptt / bptt": ("bptt", "carried-bptt"),
+            "chunk=16 / forward, backward": (OWN, CHUNKED),
+        }
+
+    lines = [
+        [row["network"], *(number(ratio_of(row, ours, other)) if other else "-" for ours, other in pairs(row).values())]
+        for row in rows
+    ]
+    return table(["network", *pairs(rows[0])], lines)
 
 
 def target_table(rows):
@@ -313,7 +343,7 @@ def speed_table(rows, best):
     lines = []
     for row in rows:
         if row["network"].startswith("H="):
-            for way in WAYS:
+            for way in [way for way in [*WAYS, NAIVE] if way in row["figures"]]:
                 operations, moved = traffic(row, way)
                 seconds = min(row["figures"][way]) / STEPS
                 cells = [operations / moved, operations / seconds / 1e9, moved / seconds / 1e9]
@@ -370,7 +400,7 @@ def report(results):
 
 
 COLORS = {
-    NAIVE: "#30638e", CHUNKED: "#d1495b", "carried-bptt": "#3c9d6f", "bptt": "#8c5fa8", OWN: "#999999",
+    EACH: "#30638e", NAIVE: "#7fb2dd", CHUNKED: "#d1495b", "carried-bptt": "#3c9d6f", "bptt": "#8c5fa8", OWN: "#999999",
     "PyTorch": "#edae49", "PyTorch cell": "#c98a12",
 }  # fmt: skip
 
@@ -388,11 +418,13 @@ def draw(results, path):
     rows = [row for row in results["rows"] if row["network"].startswith("H=")]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
     for way, color in COLORS.items():
-        points = [(row["weights"], 1e9 * time_of(row, way) / row["weights"]) for row in rows if way in row["figures"]]
+        points = [
+            (row["weights"], 1e9 * seconds_of(row, way) / row["weights"]) for row in rows if way in row["figures"]
+        ]
         if points:
             left.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=way)
-        if way in WAYS:
-            for row in rows:
+        if way in {*WAYS, NAIVE}:
+            for row in [row for row in rows if way in row["figures"]]:
                 operations, moved = traffic(row, way)
                 rate = operations / min(row["figures"][way]) * STEPS / 1e9
                 right.plot(operations / moved, rate, marker="o", color=color, markersize=2 + row["hidden"] ** 0.4)
@@ -409,7 +441,7 @@ def draw(results, path):
     right.set_title("larger marks: larger networks, H = 16 to 512", fontsize=9)
     for axes in (left, right):
         axes.grid(color="#e5e5e5", linewidth=0.6)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize=8, frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 

@@ -46,3 +46,12 @@ def test_training_page():
     pytest.importorskip("sklearn")
     exec(second, names)
     assert names["search"].best_score_ > 0.8
+
+
+def test_online_page():
+    text = (Path(__file__).parents[1] / "docs" / "online.md").read_text()
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
+    assert names["error"] < 0.03
+    assert names["taken"] <= names["before"]
