@@ -741,37 +741,58 @@ def find_limits(threads):
         return None
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1, help="of every engine (1)")
-    parser.add_argument("--rounds", type=int, default=60, help="at most, per workload (60)")
-    parser.add_argument("--only", default="", metavar="PATTERN", help="workloads whose names contain this regex")
-    parser.add_argument("--quick", action="store_true", help="a minute instead of minutes, for a first look")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write inference-N-threads.md, .json and .svg there")
-    return parser.parse_args()
+def parser(description, stem, rounds):
+    """The command line of a comparison whose results are files of this stem."""
+    found = argparse.ArgumentParser(description=description.splitlines()[0])
+    found.add_argument("--threads", type=int, default=1, help="of every engine (1)")
+    found.add_argument("--rounds", type=int, default=rounds, help=f"at most, per workload ({rounds})")
+    found.add_argument("--only", default="", metavar="PATTERN", help="workloads whose names contain this regex")
+    found.add_argument("--quick", action="store_true", help="a minute instead of minutes, for a first look")
+    found.add_argument("--out", type=Path, metavar="DIR", help=f"write {stem}-N-threads.md, .json and .svg there")
+    return found
 
 
-def command(options):
-    """The command line, without the place of the output."""
-    words = ["python benchmarks/peers.py", f"--threads {options.threads}", f"--rounds {options.rounds}"]
+def set_threads(threads):
+    """For the peers, before they are imported."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
+
+def heading(options, program):
+    """What results begin with: how, when and where. The command line is without the place of the output."""
+    words = [f"python benchmarks/{program}", f"--threads {options.threads}", f"--rounds {options.rounds}"]
     words += [f"--only '{options.only}'"] * bool(options.only) + ["--quick"] * options.quick
-    return " ".join(words)
+    return {
+        "threads": options.threads,
+        "command": " ".join(words),
+        "date": date.today().isoformat(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "machine": machine(),
+        "versions": versions(),
+        "isa": fl.build_info()["isa"],
+    }
+
+
+def publish(options, stem, results, page, draw):
+    print(page)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        stem = f"{stem}-{options.threads}-threads"
+        (options.out / f"{stem}.md").write_text(page)
+        (options.out / f"{stem}.json").write_text(json.dumps(results, indent=1))
+        draw(results, options.out / f"{stem}.svg")
 
 
 def main():
-    options = arguments()
+    options = parser(__doc__, "inference", 60).parse_args()
     threads = options.threads
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)  # before the peers are imported
+    set_threads(threads)
     effort = Effort(options.rounds, 12.0, 5, 0.02)
     if options.quick:
         effort = Effort(min(options.rounds, 8), 0.8, 2, 0.005)
     peers, missing = installed()
     limits = find_limits(threads)
-    results = {"threads": threads, "command": command(options), "date": date.today().isoformat()}
-    results["load"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    results |= {"machine": machine(), "versions": versions(), "missing": missing, "isa": fl.build_info()["isa"]}
-    results["workloads"] = []
+    results = heading(options, "peers.py") | {"missing": missing, "workloads": []}
     with ExitStack() as stack:
         if "PyTorch" in peers:
             import torch
@@ -783,14 +804,7 @@ def main():
                 start = perf_counter()
                 results["workloads"].append(run(work, peers, limits, effort, threads))
                 print(f"{work.name}: {perf_counter() - start:.1f} s", file=sys.stderr)
-    page = report(results)
-    print(page)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        stem = f"inference-{threads}-threads"
-        (options.out / f"{stem}.md").write_text(page)
-        (options.out / f"{stem}.json").write_text(json.dumps(results, indent=1))
-        draw(results, options.out / f"{stem}.svg")
+    publish(options, "inference", results, report(results), draw)
 
 
 if __name__ == "__main__":

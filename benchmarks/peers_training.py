@@ -9,12 +9,10 @@ limits these are. Peak memory is that of fresh processes, one for each engine an
 import argparse
 import gc
 import json
-import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,7 +23,22 @@ import numpy as np
 import fastlstm as fl
 
 sys.path.insert(0, str(Path(__file__).parent))  # asv imports every module here, from elsewhere
-from peers import Effort, Engine, cell, find_limits, machine, measure, number, once, ratios, table, times_of, versions  # noqa: E402
+from peers import (  # noqa: E402
+    Effort,
+    Engine,
+    cell,
+    find_limits,
+    heading,
+    measure,
+    number,
+    once,
+    parser,
+    publish,
+    ratios,
+    set_threads,
+    table,
+    times_of,
+)
 
 # ---- what is measured -----------------------------------------------------------------------------------------
 
@@ -328,29 +341,12 @@ def draw(results, path):
 # ---- the program ---------------------------------------------------------------------------------------------------
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1, help="of both engines (1)")
-    parser.add_argument("--rounds", type=int, default=40, help="at most, per workload (40)")
-    parser.add_argument("--only", default="", metavar="PATTERN", help="workloads whose names contain this regex")
-    parser.add_argument("--quick", action="store_true", help="a minute instead of minutes, for a first look")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write training-N-threads.md, .json and .svg there")
-    parser.add_argument("--memory", nargs=2, metavar=("ENGINE", "N"), help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def command(options):
-    """The command line, without the place of the output."""
-    words = ["python benchmarks/peers_training.py", f"--threads {options.threads}", f"--rounds {options.rounds}"]
-    words += [f"--only '{options.only}'"] * bool(options.only) + ["--quick"] * options.quick
-    return " ".join(words)
-
-
 def main():
-    options = arguments()
+    line = parser(__doc__, "training", 40)
+    line.add_argument("--memory", nargs=2, metavar=("ENGINE", "N"), help=argparse.SUPPRESS)
+    options = line.parse_args()
     threads = options.threads
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)  # before PyTorch is imported
+    set_threads(threads)
     fl.set_num_threads(threads)
     if options.memory:
         memory_of(options.memory[0], int(options.memory[1]))
@@ -362,9 +358,7 @@ def main():
     if options.quick:
         effort = Effort(min(options.rounds, 6), 1.0, 2, 0.005)
     limits = find_limits(threads)
-    results = {"threads": threads, "command": command(options), "date": date.today().isoformat()}
-    results["load"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    results |= {"machine": machine(), "versions": versions(), "isa": fl.build_info()["isa"], "rows": []}
+    results = heading(options, "peers_training.py") | {"rows": []}
     chosen = [work for work in WORKLOADS if re.search(options.only, work.name)]
     results["missing"] = sorted({work.cell for work in chosen if not hasattr(fl, work.cell)})
     for work in chosen:
@@ -372,14 +366,7 @@ def main():
             start = perf_counter()
             results["rows"].append(run(work, limits, effort, threads))
             print(f"{work.name}: {perf_counter() - start:.1f} s", file=sys.stderr)
-    page = report(results)
-    print(page)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        stem = f"training-{threads}-threads"
-        (options.out / f"{stem}.md").write_text(page)
-        (options.out / f"{stem}.json").write_text(json.dumps(results, indent=1))
-        draw(results, options.out / f"{stem}.svg")
+    publish(options, "training", results, report(results), draw)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class TrainingMemory:
 
 
 class Recompute:
-    """A training step of long sequences that keeps everything, or runs spans again: time, and what a process grows by."""
+    """A step with long sequences that keeps everything, or runs spans again: time, and what a process grows by."""
 
     params = [None, True, 100]
     param_names = ["recompute"]

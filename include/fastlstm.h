@@ -185,7 +185,8 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
 
 /* ---- Learning online: the truncated gradient of 1997 (csrc/traces.h defines it) --------------------- */
 
-enum { FASTLSTM_NO_LOSS = 0, FASTLSTM_MSE = 1, FASTLSTM_SSE = 2, FASTLSTM_CROSS_ENTROPY = 3, FASTLSTM_BINARY_CROSS_ENTROPY = 4 };
+enum { FASTLSTM_NO_LOSS = 0, FASTLSTM_MSE = 1, FASTLSTM_SSE = 2, FASTLSTM_CROSS_ENTROPY = 3, FASTLSTM_BINARY_CROSS_ENTROPY = 4,
+       FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS = 5 };
 
 typedef struct fastlstm_learner {
     const fastlstm_engine *engine;
@@ -302,8 +303,9 @@ fastlstm_status fastlstm_chunk_settle(fastlstm_chunk_learner *learner);
 
 /* ---- Losses: *value and its derivative dy; csrc/loss.h and csrc/ctc.h define them ------------------------- */
 
-/* MSE, SSE or BINARY_CROSS_ENTROPY (y are probabilities) of y (rows, width) with targets alike, NaN where there is none.
-   pos_weight (width,): of the positive targets' terms of a binary cross-entropy, or NULL for ones. rows may be 0. */
+/* MSE, SSE or BINARY_CROSS_ENTROPY (y are probabilities; WITH_LOGITS: what a sigmoid makes one of) of y (rows, width) with targets
+   alike, NaN where there is none. pos_weight (width,): of the positive targets' terms of a binary cross-entropy, or NULL for
+   ones. rows may be 0. */
 fastlstm_status fastlstm_elementwise_loss(const fastlstm_engine *engine, int loss, ptrdiff_t rows, ptrdiff_t width, const void *y,
                                           const void *target, const void *pos_weight, void *dy, double *value);
 /* Scores y (rows, classes) before the softmax, target (rows,) classes or -1; weight (classes,) not negative, or NULL for ones;

@@ -396,10 +396,8 @@ def test_without_a_target_nothing_moves(gradient, rule):
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_learns_what_takes_longer_than_a_chunk(gradient):
     """The first of 12 steps tells which of two symbols came; the answer is due at the last, three chunks later."""
-    r, n, lag = np.random.default_rng(0), 4000, 12
-    net = fl.Sequential(
-        fl.LSTM(3, 4, forget_gate=False, init=0.2, seed=1), fl.Linear(4, 1, activation="sigmoid", seed=1)
-    )
+    r, n, lag = np.random.default_rng(0), 1500, 12
+    net = fl.Sequential(fl.LSTM1997(3, 2, init=0.2, seed=1), fl.Linear(2, 1, activation="sigmoid", seed=1))
     bits, xs = r.integers(0, 2, n), np.zeros((n, lag, 3), np.float32)
     xs[np.arange(n), 0, bits] = 1
     xs[:, 1:, 2] = r.uniform(-1, 1, (n, lag - 1))
@@ -691,11 +689,11 @@ def test_a_prediction_without_a_target_may_follow_another(dtype):
     learner, xs, targets, _ = learner_of(BITS, dtype, "Adam", chunk=4)
     other = learner_of(BITS, dtype, "Adam", chunk=4)[0]
     ys = []
-    for t in range(20):
+    for t in range(19):
         ys.append(learner.predict(xs[t]))
         if t % 3 == 0:
             learner.learn(targets[t])
-    wanted = [other.step(x, targets[t] if t % 3 == 0 else None) for t, x in enumerate(xs[:20])]
+    wanted = [other.step(x, targets[t] if t % 3 == 0 else None) for t, x in enumerate(xs[:19])]
     assert_same_bits((ys, seen(learner)), (wanted, seen(other)))
 
 
@@ -773,7 +771,7 @@ def test_memory_is_told_before_it_is_taken(gradient, threads, dtype):
             assert told == pytest.approx(learner.nbytes(), rel=0.01)
     with pytest.raises(ValueError, match="lanes"):
         fl.OnlineLearner.memory_for(learner.net, gradient, 5, 10**16)
-    with pytest.raises((ValueError, MemoryError), match="memory"):
+    with pytest.raises(ValueError, match="lanes"):
         fl.OnlineLearner(learner.net, lanes=10**16, gradient=gradient, chunk=5)
 
 

@@ -291,6 +291,16 @@ def test_training_ends_with_the_network_of_the_moment_the_criterion_is_met(monke
     assert set(result["milestones"]["few"]) == {"sequences", "wrong", "error"}
 
 
+def test_tests_come_every_so_many_sequences_whatever_the_block(monkeypatch):
+    its, tried = task("3a-1"), []
+    monkeypatch.setattr(type(its), "milestones", (experiments.Check("c", every=30, promising=0.0),))
+    monkeypatch.setattr(type(its), "test_sequences", 20)
+    monkeypatch.setattr(type(its), "block", lambda self: 12)
+    monkeypatch.setattr(type(its), "passes", lambda *_: tried.append(1) or len(tried) == 3)
+    result, _ = its.train(experiments.METHODS["lstm1997"](its, rng(1)), rng(2), 1000)
+    assert result["sequences"] == 96 and result["milestones"]["c"]["sequences"] == 96  # tried at 36, 60 and 96
+
+
 def test_a_curve_keeps_the_mean():
     curve, values = Curve(most=10), rng().uniform(size=1234)
     for part in np.array_split(values, 17):
@@ -313,7 +323,8 @@ def test_a_trial_depends_on_seed_and_number_alone():
 
 
 @pytest.mark.parametrize("text", ["lstm1997:gradient=bptt,optimizer=adam,lr=0.01", "lstm:batch=4", "gru", "bptt",
-                                  "lstm1997:optimizer=adam,update=sequence", "elman", "rtrl"])  # fmt: skip
+                                  "lstm1997:optimizer=adam,update=sequence", "lstm:gradient=carried-bptt,update=10",
+                                  "elman", "rtrl"])  # fmt: skip
 def test_any_network_gradient_and_optimiser_can_be_tried(text):
     result, learner = experiments.trial(task("3a-1"), text, 1, 0, 100)
     assert result["sequences"] == 100 and np.isfinite(result["error"]) and result["method"] == text
@@ -323,6 +334,8 @@ def test_methods_for_one_training_set_say_so():
     for text in ("rcc", "hmm"):
         with pytest.raises(ValueError, match="has none"):
             experiments.trial(task("4-1"), text, most=1)
+    with pytest.raises(ValueError, match="no end to wait for"):
+        experiments.trial(task("cerg-3"), "lstm", most=1)
     with pytest.raises(ValueError, match="2a and 2b"):
         experiments.trial(task("4-1"), "chunker", most=1)
 
@@ -338,6 +351,13 @@ def test_streams_end_with_the_step_of_the_first_error():
     right = its.judge(batch, copy.learn(batch))
     assert right[:-1].all() and not right[-1]
     assert np.array_equal(copy.net.parameters, after.net.parameters)
+
+
+@pytest.mark.parametrize("name", ["cerg-1", "cerg-4", "cnto-2", "msd", "gts", "pfg-1"])
+@pytest.mark.parametrize("text", ["lstm1997", "best"])
+def test_continual_tasks_run(name, text):
+    result, _ = experiments.trial(task(name), text, 0, 0, 3)
+    assert result["sequences"] == 3 and result["steps"] >= 3 and result["best length"] >= 0
 
 
 def test_a_stream_that_is_never_wrong_ends_at_its_limit():

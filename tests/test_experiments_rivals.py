@@ -33,9 +33,9 @@ def numeric(loss, array, eps=1e-6):
     return out
 
 
-@pytest.mark.parametrize("unit", ["cell", "logistic"])
-def test_the_net_of_2a_has_the_exact_gradient(unit):
-    net = ShortcutNet(rng(1), 5, unit, "sequence", rate=1e-3, patience=0)
+@pytest.mark.parametrize("unit, low", [("cell", 0.0), ("cell", -1.0), ("logistic", 0.0)])
+def test_the_net_of_2a_has_the_exact_gradient(unit, low):
+    net = ShortcutNet(rng(1), 5, unit, "sequence", rate=1e-3, patience=0, low=low)
     symbols, following = rng(2).integers(0, 5, (2, 7))
     targets = np.eye(5)[following]
     names = ["shortcut", "out", "cell"] + (["gate"] if unit == "cell" else [])

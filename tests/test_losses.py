@@ -224,6 +224,41 @@ def test_binary_cross_entropy_with_weights_of_positives(pos_weight, isa, dtype):
     assert_close(dy, valid * ((1 - t) / (1 - z) - w * t / z), "loss")
 
 
+def test_binary_cross_entropy_with_logits(isa, dtype):
+    """That of the sigmoid, with targets missing; and exact where a sigmoid is 0 or 1 in floating point."""
+    _, target = example("binary_cross_entropy", (6, 5), dtype)
+    y = 3 * numbers((6, 5), 1, dtype)
+    for pos_weight in (None, 3):
+        value, dy = fl.losses.binary_cross_entropy_with_logits(y, target, pos_weight=pos_weight)
+        p = 1 / (1 + np.exp(-y.astype(float)))
+        wanted, dp = fl.losses.binary_cross_entropy(p, target.astype(float), pos_weight=pos_weight)
+        assert value == pytest.approx(wanted, rel=1e-6)
+        assert_close(dy, dp * p * (1 - p), "loss")
+    far = np.array([800.0, -800.0, 800.0, -800.0], dtype)
+    value, dy = fl.losses.binary_cross_entropy_with_logits(far, np.array([1, 0, 0, 1], dtype))
+    assert value == pytest.approx(400) and dy.tolist() == [0, 0, 0.25, -0.25]
+
+
+def test_logits_in_fit_and_learners():
+    """A last layer without a sigmoid learns what one with a sigmoid does with probabilities."""
+    x, y = numbers((12, 20, 2), dtype="float64"), (numbers((12, 20, 1), 4) > 0).astype(float)
+    found = []
+    for activation, loss in (("sigmoid", "binary_cross_entropy"), (None, "binary_cross_entropy_with_logits")):
+        net = fl.Linear(2, 1, activation=activation, dtype="float64", seed=0)
+        history = fl.fit(net, x, y, loss=loss, optimizer=fl.SGD(net, 0.5), epochs=3, batch_size=4, seed=0)
+        learners = []
+        for chunk in (1, 4):
+            other = fl.Linear(2, 1, activation=activation, dtype="float64", seed=0)
+            learner = fl.OnlineLearner(other, loss, fl.SGD(other, 0.5), chunk=chunk)
+            learner.run(x[:, 0], y[:, 0])
+            learners.append((learner.loss, other.parameters.copy()))
+        found.append((history.loss, net.parameters.copy(), *learners[0], *learners[1]))
+    for got, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    with pytest.raises(ValueError, match="y must be from 0 to 1"):
+        fl.fit(net, x, y + 1, loss=loss, optimizer=fl.SGD(net, 0.5), epochs=1, batch_size=4)
+
+
 def test_weights_of_torch(dtype):
     torch = pytest.importorskip("torch")
     y, target = example("cross_entropy", (40, 7), dtype)
@@ -245,6 +280,9 @@ def test_weights_of_torch(dtype):
     value, dy = fl.losses.binary_cross_entropy(p, signs, pos_weight=weight)
     assert value == pytest.approx(wanted.item(), rel=1e-5)
     np.testing.assert_allclose(dy * p * (1 - p), leaf.grad.numpy(), rtol=1e-4, atol=1e-7)
+    value, dy = fl.losses.binary_cross_entropy_with_logits(scores, signs, pos_weight=weight)
+    assert value == pytest.approx(wanted.item(), rel=1e-6)
+    np.testing.assert_allclose(dy, leaf.grad.numpy(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("weight", [[1.0], np.ones((3, 1)), [1, 2, -1], [1, 2, np.nan], "x", None], ids=str)

@@ -304,8 +304,8 @@ def compress_file(source, target, preset="default"):
 
     Notes
     -----
-    A megabyte takes a minute, or several with "best"; threads do not help. Memory does not depend on the file's size.
-    A file has the same bytes, and can be read, wherever fused multiply-add is.
+    A megabyte takes a minute, or several with "best". Memory does not depend on the file's size. A file has
+    the same bytes, and can be read, wherever fused multiply-add is.
 
     Examples
     --------

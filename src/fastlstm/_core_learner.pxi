@@ -34,7 +34,8 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_learner_settle(fastlstm_learner *)
     int fastlstm_learner_lazy(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
 
-LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4}
+LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4,
+          "binary_cross_entropy_with_logits": 5}
 
 
 cdef class Learner:
@@ -54,7 +55,7 @@ cdef class Learner:
         self.network, self.parameters, self.lanes, self.optimizer = network, parameters, lanes, optimizer
         self.flat_state = network.new_state(lanes)
         self.weights = aligned(network.n_packed, network.dtype)
-        self.elementwise = loss in (LOSSES["mse"], LOSSES["sse"], LOSSES["binary_cross_entropy"])
+        self.elementwise = loss != 0 and loss != LOSSES["cross_entropy"]
         self.classes = loss == LOSSES["cross_entropy"]
         self.version = -1
 

@@ -200,7 +200,7 @@ class Data:
             bad, rule = (values < -1) | (values >= outputs), f"classes from 0 to {outputs - 1}, or -1 for none"
         else:
             none, bad, rule = np.isnan(values), np.isinf(values), "finite, or NaN for none"
-            if loss.name == "binary_cross_entropy":
+            if str(loss.name).startswith("binary"):
                 bad, rule = (values < 0) | (values > 1), "from 0 to 1, or NaN for none"
             none, bad = none.all(1), bad.any(1)
 

@@ -62,7 +62,8 @@ def fit(
         may be left out too. NaN or class -1: no target there. For the loss "ctc", a list of N sequences of labels.
     loss : str or callable
         "mse", "sse", "cross_entropy" (outputs are scores before the softmax), "binary_cross_entropy" (outputs are
-        probabilities) or "ctc", as in `fastlstm.losses`; one of these functions with options, such as
+        probabilities), "binary_cross_entropy_with_logits" (they are before the sigmoid) or "ctc", as in
+        `fastlstm.losses`; one of these functions with options, such as
         ``functools.partial(fl.losses.cross_entropy, weight=[1, 5])``; or any ``loss(y, target)`` that returns
         ``(loss, dy)``: it gets the outputs that have a target, (n, O), and these, (n, O) or (n,). If it has an
         argument `mask`, it gets whole batches in the layer's layout, and `mask` says which steps have a target.

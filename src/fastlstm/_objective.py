@@ -8,7 +8,8 @@ import numpy as np
 from fastlstm import losses
 from fastlstm._checks import as_choice, as_loss, shown
 
-NAMES = ("mse", "sse", "cross_entropy", "binary_cross_entropy", "ctc")
+BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+NAMES = ("mse", "sse", "cross_entropy", *BINARY, "ctc")
 
 
 def takes(function, name):
@@ -55,7 +56,7 @@ class Loss:
         classes = target.ndim < y.ndim
         present = target >= 0 if classes else ~np.isnan(target)
         rows = present if classes else present.any(-1)
-        weight = np.count_nonzero(present if self.name in ("mse", "binary_cross_entropy") else rows)
+        weight = np.count_nonzero(present if self.name in ("mse", *BINARY) else rows)
         if not weight:
             return 0.0, None, 0.0
         if self.name == "cross_entropy" and self.options.get("weight") is not None:

@@ -20,8 +20,9 @@ class OnlineLearner:
         A layer or a `Sequential` of layers in one direction; its parameters change.
     loss : str or callable
         "mse", "sse" (half the sum of squared errors, the paper's), "cross_entropy" (y are scores before the softmax,
-        targets integer classes) or "binary_cross_entropy" (y are probabilities); all as in `fastlstm.losses`. A
-        callable gets ``(y, target)``, arrays (lanes, O), and returns ``(loss, dy)``.
+        targets integer classes), "binary_cross_entropy" (y are probabilities) or "binary_cross_entropy_with_logits"
+        (y are scores before the sigmoid); all as in `fastlstm.losses`. A callable gets ``(y, target)``, arrays
+        (lanes, O), and returns ``(loss, dy)``.
     optimizer : Optimizer or None
         `SGD`, `RMSprop`, `Adam` or `AdamW`; None leaves the weights alone and gathers the gradient.
     gradient : "truncated-rtrl", "carried-bptt" or "bptt"

@@ -85,6 +85,26 @@ def binary_cross_entropy(y, target, mask=None, *, pos_weight=None):
     return _elementwise("binary_cross_entropy", y, target, mask, pos_weight)
 
 
+def binary_cross_entropy_with_logits(y, target, mask=None, *, pos_weight=None):
+    """`binary_cross_entropy` of sigmoid(y): exact for any y, however large.
+
+    Parameters
+    ----------
+    y : array (..., O)
+        Logits: what a sigmoid makes probabilities of.
+    target, mask, pos_weight
+        As for `binary_cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> loss, dy = fl.losses.binary_cross_entropy_with_logits(np.array([0.0, 200.0]), np.array([1.0, 0.0]))
+    >>> round(loss, 4), dy
+    (100.3466, array([-0.25,  0.5 ]))
+    """
+    return _elementwise("binary_cross_entropy_with_logits", y, target, mask, pos_weight)
+
+
 def cross_entropy(y, target, mask=None, *, weight=None, label_smoothing=0.0):
     """Mean of -log softmax(y)[target] over the targets; y (..., classes) are scores before the softmax.
 

@@ -110,6 +110,8 @@ class _Features:
 
     def _read(self, x, learn):
         """The values of all columns, None where there is none."""
+        if not x:
+            return (None,) * len(self._names)
         if len(x) == len(self._names) > 1:  # an itemgetter of one name gives no tuple
             try:
                 values = self._values(x)
@@ -411,7 +413,7 @@ class LSTMForecaster(_Recurrent, Forecaster):
         return [y, *past][: len(self._factors)]
 
     def _inputs(self, read, x, learn):
-        return np.concatenate([read, self._features.inputs(x or {}, learn)], dtype=np.float32)
+        return np.array([*read, *self._features.inputs(x or {}, learn).tolist()], np.float32)
 
     def learn_one(self, y, x=None):
         """Make a step and learn from it. If y is missing (None or NaN), the forecast takes its place."""

@@ -41,7 +41,11 @@ static void check_elementwise(int bits, int loss, ptrdiff_t rows, ptrdiff_t widt
     for (ptrdiff_t j = 0; j < n; j++) {
         const double d = y[j] - t[j], share = loss == FASTLSTM_SSE ? 1 : 1 / count;
         if (t[j] != t[j]) continue;
-        if (loss == FASTLSTM_BINARY_CROSS_ENTROPY) {
+        if (loss == FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS) {
+            const double p = 1 / (1 + exp(-y[j])), weight = w[j % width];
+            value -= share * (weight * t[j] * log(p) + (1 - t[j]) * log(1 - p));
+            dy[j] = share * (-weight * t[j] * (1 - p) + (1 - t[j]) * p);
+        } else if (loss == FASTLSTM_BINARY_CROSS_ENTROPY) {
             value -= share * (w[j % width] * t[j] * log(y[j]) + (1 - t[j]) * log(1 - y[j]));
             dy[j] = share * (-w[j % width] * t[j] / y[j] + (1 - t[j]) / (1 - y[j]));
         } else {
@@ -252,8 +256,8 @@ static void refusals(int bits) {
         REFUSED(wrong, fastlstm_elementwise_loss(OR(0, e), FASTLSTM_MSE, 2, 3, OR(1, a), OR(2, a), NULL, OR(3, out), OR(4, &value)));
         REFUSED(wrong, fastlstm_cross_entropy(OR(0, e), 4, 3, OR(1, a), OR(2, classes), NULL, 0, OR(3, out), OR(4, &value)));
     }
-    for (int loss = -1; loss < 6; loss++)
-        if (loss < FASTLSTM_MSE || loss == FASTLSTM_CROSS_ENTROPY || loss > FASTLSTM_BINARY_CROSS_ENTROPY)
+    for (int loss = -1; loss < 7; loss++)
+        if (loss < FASTLSTM_MSE || loss == FASTLSTM_CROSS_ENTROPY || loss > FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS)
             REFUSED(wrong, fastlstm_elementwise_loss(e, loss, 2, 3, a, a, NULL, out, &value));
     REFUSED(wrong, fastlstm_elementwise_loss(e, FASTLSTM_MSE, 2, 3, a, a, a, out, &value));
     REFUSED(wrong, fastlstm_elementwise_loss(e, FASTLSTM_MSE, -1, 3, a, a, NULL, out, &value));
@@ -331,11 +335,12 @@ static void refusals(int bits) {
 
 int main(void) {
     for (int bits = 32; bits <= 64; bits += 32) {
-        static const int kinds[] = {FASTLSTM_MSE, FASTLSTM_SSE, FASTLSTM_BINARY_CROSS_ENTROPY, FASTLSTM_BINARY_CROSS_ENTROPY};
+        static const int kinds[] = {FASTLSTM_MSE, FASTLSTM_SSE, FASTLSTM_BINARY_CROSS_ENTROPY, FASTLSTM_BINARY_CROSS_ENTROPY,
+                                    FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS, FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS};
         static const ptrdiff_t widths[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 257};
         for (ptrdiff_t i = 0; i < COUNT(widths); i++)
             for (ptrdiff_t rows = 0; rows < 4; rows++) {
-                for (int k = 0; k < 4; k++) check_elementwise(bits, kinds[k], rows, widths[i], k == 3);
+                for (int k = 0; k < 6; k++) check_elementwise(bits, kinds[k], rows, widths[i], k == 3 || k == 5);
                 for (int k = 0; k < 4; k++) check_cross_entropy(bits, rows, widths[i], k & 1, k & 2 ? 0.125 : 0);
             }
         for (ptrdiff_t T = 1; T <= 6; T++)

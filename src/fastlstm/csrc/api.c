@@ -697,7 +697,7 @@ static fastlstm_status learner_check(const fastlstm_learner *m) {
     if (status) return status;
     if (any_reverse(m->layers, m->n_layers) || any_compact(m->layers, m->n_layers) || !fl_all_traced(m->layers, m->n_layers)) return FASTLSTM_BAD_LAYER;
     if (!m->weights || !m->traces || !m->state || !m->scratch || m->lanes <= 0 || m->chunk < 0 || m->loss < FASTLSTM_NO_LOSS ||
-        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || (!m->gradient && !(m->update && m->chunk == 1)) || (m->lazy && !(m->update && m->chunk == 1)))
+        m->loss > FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS || (!m->gradient && !(m->update && m->chunk == 1)) || (m->lazy && !(m->update && m->chunk == 1)))
         return FASTLSTM_BAD_ARGUMENT;
     return fl_counts_fit(m->layers, m->n_layers, 1, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
 }
@@ -786,8 +786,8 @@ int fastlstm_learner_lazy(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrd
 
 fastlstm_status fastlstm_elementwise_loss(const fastlstm_engine *engine, int loss, ptrdiff_t rows, ptrdiff_t width, const void *y,
                                           const void *target, const void *pos_weight, void *dy, double *value) {
-    if (!engine || loss < FASTLSTM_MSE || loss > FASTLSTM_BINARY_CROSS_ENTROPY || loss == FASTLSTM_CROSS_ENTROPY || rows < 0 || width <= 0 ||
-        (rows && (!y || !target || !dy)) || (pos_weight && loss != FASTLSTM_BINARY_CROSS_ENTROPY) || !value)
+    if (!engine || loss < FASTLSTM_MSE || loss > FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS || loss == FASTLSTM_CROSS_ENTROPY || rows < 0 || width <= 0 ||
+        (rows && (!y || !target || !dy)) || (pos_weight && loss < FASTLSTM_BINARY_CROSS_ENTROPY) || !value)
         return FASTLSTM_BAD_ARGUMENT;
     if (times(times(rows, width), 8) < 0) return FASTLSTM_TOO_LARGE;
     *value = engine->elementwise_loss(loss, rows, width, y, target, pos_weight, dy);

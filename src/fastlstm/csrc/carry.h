@@ -161,11 +161,12 @@ static void fl_carry_traces(const fl_back *b, const fl_back_view *v, ptrdiff_t f
     const ptrdiff_t first = from_group * VW, to = to_group * VW, end = to < q->J ? to : q->J;
     const ptrdiff_t lane_size = fl_carry_size(b->l, q, (ptrdiff_t)sizeof(REAL)), stride = fl_carry_term(q, 1, 0, 0);
     REAL *sources = (REAL *)(v->own + b->plan.sources);
-    ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows);
+    /* Where fl_back_weights had these groups' rows: other threads are at theirs. */
+    ptrdiff_t *row = (ptrdiff_t *)((char *)b->scratch + b->plan.net_rows) + from_group * q->G * VW;
     fl_back whole = *b;
     whole.batch = c->batch;
     for (ptrdiff_t j = first; j < end; j++)
-        row[j] = j * S;
+        row[j - first] = j * S;
     for (ptrdiff_t lane = 0; lane < B; lane++) {
         REAL *E = (REAL *)c->traces + lane * lane_size;
         const REAL *shrink = (const REAL *)c->shrink + lane * S * q->groups * VW;
@@ -185,7 +186,7 @@ static void fl_carry_traces(const fl_back *b, const fl_back_view *v, ptrdiff_t f
                     for (ptrdiff_t s = 0; s < S; s++) {
                         for (ptrdiff_t j = 0; j < N; j++)
                             column[j] = (fl_column){E + (kind * q->H + s) * width + k + j * VW, width, VW, 0, 0};
-                        fl_outer_columns(column, N, row + first, end - first, sources,
+                        fl_outer_columns(column, N, row, end - first, sources,
                                          (const REAL *)c->terms + fl_carry_term(q, lane * K + at, kind, s) + first, stride, n, at == 0 || at > start,
                                          at ? NULL : shrink + s * q->groups * VW + first);
                     }

@@ -142,7 +142,7 @@ static fastlstm_status chunk_check(const fastlstm_chunk_learner *m) {
     if (!m->params || !m->weights || !m->gradient || !m->kept || !m->state || !m->scratch || (m->gradient_rule != FASTLSTM_BPTT && !m->traces) ||
         m->lanes <= 0 || m->window <= 0 || m->chunk < 0 || (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->window < FL_MAX(m->chunk, 1)) ||
         (m->gradient_rule != FASTLSTM_TRUNCATED_RTRL && m->chunk == 0) || m->threads < 1 || m->threads > FL_MOST_THREADS ||
-        m->loss < FASTLSTM_NO_LOSS || m->loss > FASTLSTM_BINARY_CROSS_ENTROPY || !(m->error_bound > 0))
+        m->loss < FASTLSTM_NO_LOSS || m->loss > FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS || !(m->error_bound > 0))
         return FASTLSTM_BAD_ARGUMENT;
     return chunk_fits(m->engine, m->layers, m->n_layers, m->window, m->lanes) ? FASTLSTM_OK : FASTLSTM_TOO_LARGE;
 }

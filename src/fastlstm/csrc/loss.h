@@ -2,7 +2,7 @@
 
    mse: mean of (y - t)^2 over the elements that have a target; sse: half the sum of (y - t)^2, the paper's
    (1997, appendix A.1, whose update rules drop the factor 2); binary cross-entropy: mean of -w t log y - (1-t) log(1-y),
-   w the weight of positives; cross-entropy: -sum_k q_k w_k log softmax(y)_k over the rows that have a target, divided by their
+   w the weight of positives, and with logits of y = sigmoid(what is given); cross-entropy: -sum_k q_k w_k log softmax(y)_k over the rows that have a target, divided by their
    sum of w_class, where q is 1 at the class, or with smoothing e (Szegedy et al. 2016, section 7) 1 - e there and e / O everywhere.
 
    Sums run in FL_W interleaved partial sums, those of values in double. */
@@ -42,7 +42,7 @@ static double fl_elementwise_loss(int loss, ptrdiff_t B, ptrdiff_t O, const REAL
         n += row;
     }
     const REAL mean = n ? 1 / (REAL)n : 0;
-    if (loss != FASTLSTM_BINARY_CROSS_ENTROPY) {
+    if (loss < FASTLSTM_BINARY_CROSS_ENTROPY) {
         for (ptrdiff_t j = 0; j < B * O; j += VW) {
             const V t = fl_load_units(target + j, 1, B * O - j), d = v_sub(fl_load_units(y + j, 1, B * O - j), t);
             /* a NaN is neither positive nor less than infinity */
@@ -58,6 +58,13 @@ static double fl_elementwise_loss(int loss, ptrdiff_t B, ptrdiff_t O, const REAL
         const REAL t = target[j], w = pos_weight ? pos_weight[k] : 1;
         if (t != t) {
             dy[j] = 0;
+            continue;
+        }
+        if (loss == FASTLSTM_BINARY_CROSS_ENTROPY_WITH_LOGITS) {
+            /* log sigmoid(y) = min(y, 0) - log(1 + e^-|y|), log(1 - sigmoid(y)) the same less y */
+            const double e = exp(-fabs((double)y[j])), s = (y[j] < 0 ? e : 1) / (1 + e), log_s = (y[j] < 0 ? (double)y[j] : 0) - log1p(e);
+            dy[j] = mean * (REAL)((1 - (double)t) * s - (double)w * (double)t * ((y[j] < 0 ? 1 : e) / (1 + e)));
+            sum -= (double)w * (double)t * log_s + (1 - (double)t) * (log_s - (double)y[j]);
             continue;
         }
         /* as PyTorch: logarithms no lower than -100, the denominator no smaller than 1e-12 */

@@ -268,7 +268,8 @@ class Task:
             As it was when the last milestone was met.
         """
         draw, test = rng.spawn(2)
-        window = max([milestone.size for milestone in self.milestones if isinstance(milestone, Window)], default=0)
+        window = any(isinstance(milestone, Window) for milestone in self.milestones)
+        keep = max(m.size - 1 if isinstance(m, Window) else m.every for m in self.milestones)
         left, found, curve = list(self.milestones), {}, Curve()
         rights, means = np.empty(0, dtype=bool), np.empty(0)  # of the latest sequences
         done = steps = 0
@@ -292,14 +293,17 @@ class Task:
                     if stop < n:
                         then = copy.deepcopy(before)
                         then.learn(batch.part(0, stop))
-                elif right.mean() < milestone.promising or not self.passes(milestone.name, learner, test):
+                elif (
+                    done // milestone.every == (done - n) // milestone.every
+                    or rights[-milestone.every :].mean() < milestone.promising
+                    or not self.passes(milestone.name, learner, test)
+                ):
                     break  # those that follow ask for more
                 found[milestone.name] = {"sequences": done - n + stop} | self.test(then, test)
                 left.remove(milestone)
                 if not left:
                     done, steps, learner = done - n + stop, steps - int(batch.lengths[stop:].sum()), then
-            if window:
-                rights, means = rights[1 - window :], means[1 - window :]
+            rights, means = rights[-keep:], means[-keep:]
             if not np.isfinite(mean).all() or (progress and progress(done, float(mean.mean()))):  # or it has diverged
                 break
         result = {"success": not left, "sequences": done, "steps": steps, "milestones": found}

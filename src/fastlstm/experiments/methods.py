@@ -19,19 +19,19 @@ class Engine:
     net : Layer
     optimizer : SGD, Adam, ...
         Made for `net`.
-    gradient : "truncated-rtrl" or "bptt"
-    update : "step" or "sequence"
-        When the weights change. "bptt" needs the whole sequence.
+    gradient : "truncated-rtrl", "carried-bptt" or "bptt"
+    update : "step", "sequence" or int
+        When the weights change: after so many steps, or at the end of a sequence (not with "carried-bptt").
     batch : int
-        With "bptt", sequences to an update.
+        With "bptt" of whole sequences, so many to an update.
     """
 
     def __init__(self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1):
-        self.net, self._optimizer, self._gradient, self._batch = net, optimizer, gradient, batch
+        self.net, self._optimizer, self._batch = net, optimizer, batch
         self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
         self._learner, self._update, self._rate = None, update, optimizer.lr
-        if gradient == "truncated-rtrl":
-            chunk = {"step": 1, "sequence": "episode"}[update]
+        if (gradient, update) != ("bptt", "sequence"):
+            chunk = {"step": 1, "sequence": "episode"}.get(update, update)
             self._learner = fl.OnlineLearner(net, loss="sse", optimizer=optimizer, gradient=gradient, chunk=chunk)
 
     @property
@@ -52,6 +52,8 @@ class Engine:
 
     def begin(self):
         """A stream begins: the state is cleared, and a rate that decays has its first value again."""
+        if self._learner is None:
+            raise ValueError("a stream has no end to wait for: bptt needs an update after so many steps, as update=20")
         self._learner.reset()
         self._optimizer.lr = self._rate
 
@@ -119,14 +121,14 @@ def _optimizer(net, name, lr, **options):
     return OPTIMIZERS[name](net, lr=lr, **options)
 
 
-def lstm1997(task, rng, *, gradient="truncated-rtrl", update="step", optimizer="sgd", lr=None, decay=None,
+def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sgd", lr=None, decay=None,
              momentum=None, batch=1, **network):  # fmt: skip
     """The paper's network and algorithm; with options, readings of what the paper leaves open, and variations.
 
     Parameters
     ----------
     gradient, update, batch
-        As for `Engine`.
+        As for `Engine`; after each step by default, with "bptt" after each sequence.
     optimizer : "sgd", "adam" or "rmsprop"
     lr, decay, momentum : float, optional
         Default: the paper's.
@@ -138,6 +140,8 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update="step", optimizer="
     net = task.network(rng, **network)
     if not isinstance(net, fl.Layer):  # it learns by itself
         return net
+    if update is None:
+        update = "sequence" if gradient == "bptt" else "step"
     more = {name: value for name, value in (("decay", decay), ("momentum", momentum)) if value}
     optimizer = _optimizer(net, optimizer, task.rate if lr is None else lr, **more)
     return Engine(task, net, optimizer, gradient, update, batch)

@@ -62,7 +62,7 @@ class TemporalOrder(Task):
     igb: tuple = (-2.0, -4.0)
     rate: float = 0.5
     weights: int = 156
-    best: str = "lstm1997:optimizer=adam,lr=0.01"
+    best: str = "lstm1997:optimizer=adam,lr=0.005"
 
     @property
     def outputs(self):

@@ -162,7 +162,7 @@ class ContinualReber(StreamTask):
 
     forget: tuple | None = None
     external_reset: bool = False
-    best: str = "lstm:hidden=16,lr=0.01"
+    best: str = "lstm:hidden=16,lr=0.01,gradient=carried-bptt,update=12"
 
     def network(self, rng, **changes):
         """Four blocks of two cells; gates do not feed the hidden layer."""
