@@ -428,16 +428,16 @@ def draw(results, path):
                 operations, moved = traffic(row, way)
                 rate = operations / min(row["figures"][way]) * STEPS / 1e9
                 right.plot(operations / moved, rate, marker="o", color=color, markersize=2 + row["hidden"] ** 0.4)
-    best, reach = results["limits"], np.array([0.1, 10.0])
+    best, reach = results["limits"], np.geomspace(0.1, 10, 50)
     for name, rate in best.items():
         if name == "fma":
             right.axhline(rate, color="black", linewidth=0.8)
             right.annotate("multiply-add", (reach[0], rate), fontsize=7, va="bottom")
         else:
-            right.plot(reach, rate * reach, color="grey", linewidth=0.8)
+            right.plot(reach, np.minimum(rate * reach, best["fma"]), color="grey", linewidth=0.8)
             right.annotate(name, (reach[0], rate * reach[0]), fontsize=7, rotation=38, va="bottom")
     left.set(xscale="log", yscale="log", xlabel="weights", ylabel="ns per weight and step")
-    right.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s", xlim=reach)
+    right.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s", xlim=reach[[0, -1]])
     right.set_title("larger marks: larger networks, H = 16 to 512", fontsize=9)
     for axes in (left, right):
         axes.grid(color="#e5e5e5", linewidth=0.6)
