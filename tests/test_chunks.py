@@ -368,7 +368,7 @@ def test_training_of_a_large_network(gradient, rule, isa, dtype):
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_errors_are_bounded(gradient, dtype):
-    for case in (TRAINED[0], replace(STACKS[0], steps=T, resets=0.04), replace(STACKS[2], steps=T, resets=0.04)):
+    for case in (TRAINED[0], replace(STACKS[0], steps=40, resets=0.04), replace(STACKS[2], steps=40, resets=0.04)):
         bound = 0.02  # of errors about 0.3
         learner, *data = learner_of(case, dtype, gradient=gradient, chunk=6, error_bound=bound)
         reference, names = reference_of(case, gradient, 6, error_bound=bound)

@@ -162,42 +162,42 @@ cdef class ChunkLearner(Learner):
 
     # Copies. A window is kept as what it was made from: run again, it has the same bits on any instruction set.
 
-    def _window(self):
-        """Views of the window: x (K, lanes, I), dy (K, lanes, O), the state at its start, error (K, lanes), reset (K + 1, lanes)."""
+    def _window(self, Py_ssize_t held):
+        """Views of what the window holds: x (held, lanes, I), dy (held, lanes, O), the state at its start if it is not empty,
+        error (held, lanes), and reset (held + 1, lanes), the next step's too."""
         cdef Py_ssize_t part[5]
         cdef Network n = self.network
         check(fastlstm_chunk_kept_parts(n.engine, n.layers, n.n_layers, self.c.window, self.lanes, part))
-        raw, K, B = self.kept.view(np.uint8), self.c.window, self.lanes
-
-        def view(at, shape, dtype):
+        raw, B = self.kept.view(np.uint8), self.lanes
+        shapes = ((held, B, n.input_size), (held, B, n.output_size), (self.flat_state.size if held else 0,), (held, B), (held + 1, B))
+        views = []
+        for k, (shape, dtype) in enumerate(zip(shapes, (n.dtype, n.dtype, n.dtype, np.uint8, np.uint8))):
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            return raw[at:at + size].view(dtype).reshape(shape)
-
-        return [view(part[0], (K, B, n.input_size), n.dtype), view(part[1], (K, B, n.output_size), n.dtype),
-                view(part[2], self.flat_state.shape, n.dtype), view(part[3], (K, B), np.uint8), view(part[4], (K + 1, B), np.uint8)]
+            views.append(raw[part[k]:part[k] + size].view(dtype).reshape(shape))
+        return views
 
     def memory(self):
         """Everything but the network, the weights and the optimizer, in a form that no instruction set shapes."""
         self.take()
         self.give()
         return {"state": np.array(self.flat_state), "traces": np.array(self.traces), "gradient": np.array(self.gradient),
-                "window": [np.array(a) for a in self._window()], "loss": (self.c.loss_sum, self.c.loss_steps),
+                "window": [np.array(a) for a in self._window(self.c.held)], "loss": (self.c.loss_sum, self.c.loss_steps),
                 "counts": (self.c.held, self.c.pending, self.c.gathered, self.c.has_error)}
 
     def set_memory(self, memory):
         cdef Py_ssize_t done = 0, held, pending
         held, pending, self.c.gathered, self.c.has_error = memory["counts"]
         self.traces[:], self.gradient[:] = memory["traces"], memory["gradient"]
-        x, dy, start, error, reset = memory["window"]
-        self.flat_state[:] = start
-        self._window()[4][:] = reset
+        window = memory["window"]
+        self._window(held)[4][:] = window[4]
         if held:
+            self.flat_state[:] = window[2]
             y = np.empty((held, self.lanes, self.network.output_size), self.network.dtype)
             self.take()
-            status = fastlstm_chunk_run(&self.c, held, data(x), NULL, NULL, data(y), &done, NULL, NULL)
+            status = fastlstm_chunk_run(&self.c, held, data(window[0]), NULL, NULL, data(y), &done, NULL, NULL)
             self.give()
             check(status)
-            for a, b in zip(self._window(), (x, dy, start, error, reset)):
+            for a, b in zip(self._window(held), window):
                 a[:] = b
         self.flat_state[:] = memory["state"]
         self.c.held, self.c.pending = held, pending
