@@ -352,7 +352,8 @@ def test_training(case, lesson, rule, dtype):
     assert_close((feed(learner, *data, (20, 0)), learner.net.state_dict()), (ys, weights), "training")
     assert learner.optimizer.lr == pytest.approx(rate)
     before = case.make("float64")[0].state_dict()
-    assert max(np.abs(weights[name] - before[name]).max() for name in before) > 1e-3
+    if chunk != "episode" or data[-1].any():  # an episode without an end changes nothing
+        assert max(np.abs(weights[name] - before[name]).max() for name in before) > 1e-3
 
 
 @rules

@@ -165,8 +165,8 @@ def overview(results):
         for milestone in [m.name for m in task.milestones] or ["perfect"]:
             at = [row for row in own if row.milestone == milestone]
             first = next((row for row in at if row.method == "lstm1997"), None)
-            solved = [row for row in at if row.solved and row.success >= (first.success if first else 0)]
-            best = min((row for row in solved if row is not first), key=lambda row: row.sequences, default=None)
+            others = [row for row in at if row.solved and row is not first]
+            best = min(others, key=lambda row: (-row.success, row.sequences), default=None)
             if not at:
                 continue
             stage = f", {milestone}" if len(task.milestones) > 1 else ""

@@ -154,4 +154,3 @@ def run(name, method_name="lstm1997", trials=10, seed=0, jobs=1, most=None, out=
             f" sequences, {result['seconds']:.1f} s, {pace:.2f} us per step"
         )
     return results
-
