@@ -183,6 +183,8 @@ FL_INLINE void fl_lazy_write_group(const fl_lazy *z, const fl_geometry *q, ptrdi
         fl_lazy_sum(step, z, psi, k, R, G);
         fl_lazy_sum(trace, z, kappa, k, R, T);
         if (velocity) fl_lazy_sum(speed, z, phi, k, R, G);
+        for (int j = 0; j < R * G && !velocity; j++)
+            speed[j] = v_zero();
         for (int s = 0; s < R && k + s < q->M; s++) {
             REAL *E = traces + (k + s) * T * VW, *W = w + (k + s) * G * VW, *v = velocity ? velocity + (k + s) * G * VW : NULL;
             for (int j = 0; j < T; j++) {
