@@ -35,7 +35,8 @@ class OnlineLearner:
         Independent streams that learn one shared network. Each has traces of its own: for an LSTM layer of I
         inputs and H units about 3 H (I + H + 1) numbers; `memory_for` tells before they are taken, `nbytes` after.
     error_bound : float, optional
-        The errors of each unit's output, in all layers and at each step, are kept in [-error_bound, error_bound].
+        The errors of each unit's output, in all layers and at each step, are kept in [-error_bound, error_bound]
+        (of a logistic last layer under "binary_cross_entropy" those of its net inputs).
 
     Notes
     -----
