@@ -430,7 +430,7 @@ static void learner_tests(const fastlstm_engine *e) {
     /* without memory for the gradient */
     LEARNER(chunk, 0, wrong), LEARNER(chunk, 2, wrong), LEARNER(chunk, PTRDIFF_MAX, wrong), LEARNER(update, 0, wrong);
     const double momenta[] = {0.5, -1e-300, NAN};
-    const int32_t losses[] = {-1, 5, INT32_MAX, INT32_MIN};
+    const int32_t losses[] = {-1, 6, INT32_MAX, INT32_MIN};
     for (int j = 0; j < 3; j++) LEARNER(momentum, momenta[j], wrong); /* without velocity */
     for (int j = 0; j < 4; j++) LEARNER(loss, losses[j], wrong);
     for (int prepared = 0; prepared < 2; prepared++) {

@@ -145,7 +145,7 @@ static uint64_t check_backward(const task *k) {
 }
 
 /* The bits of a fixed network's gradients, f64 and f32, on every machine with fused multiply-add. */
-static const uint64_t golden = 0xec4d60df8dc67fccu;
+static const uint64_t golden = 0x4baff86159425db1u;
 
 int main(void) {
     const ptrdiff_t sizes[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33}, lanes[] = {1, 2, 3, 5, 8};

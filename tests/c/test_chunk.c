@@ -383,7 +383,7 @@ static void check_refusals(const fastlstm_engine *e, int rule) {
     REFUSED(FASTLSTM_BAD_ARGUMENT, m->threads = 0);
     REFUSED(FASTLSTM_BAD_ARGUMENT, m->window = 0; m->held = 0);
     REFUSED(FASTLSTM_BAD_ARGUMENT, m->chunk = -1);
-    REFUSED(FASTLSTM_BAD_ARGUMENT, m->loss = 5);
+    REFUSED(FASTLSTM_BAD_ARGUMENT, m->loss = 6);
     REFUSED(FASTLSTM_BAD_ARGUMENT, m->loss = -1);
     REFUSED(FASTLSTM_BAD_ARGUMENT, m->error_bound = 0);
     REFUSED(FASTLSTM_BAD_ARGUMENT, m->error_bound = NAN);
