@@ -657,16 +657,24 @@ def report(results):
     return "\n\n".join(parts) + "\n"
 
 
-def draw(results, path):
-    """Ratios on a log axis: one mark per peer, the target as a tick."""
+def charts():
+    """matplotlib.pyplot, drawing to files, or None if it is not installed."""
     try:
         import matplotlib
     except ImportError:
         print("matplotlib is not installed: no chart", file=sys.stderr)
-        return
+        return None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def draw(results, path):
+    """Ratios on a log axis: one mark per peer, the target as a tick."""
+    pyplot = charts()
+    if pyplot is None:
+        return
     rows = [row for result in results["workloads"] for row in result["rows"] if row["available"]][::-1]
     figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.24 * len(rows)), layout="constrained")
     for peer, mark, color in zip(PEERS, "o^s", ("#d1495b", "#30638e", "#3c9d6f"), strict=True):

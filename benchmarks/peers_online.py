@@ -30,7 +30,7 @@ import numpy as np
 import fastlstm as fl
 
 sys.path.insert(0, str(Path(__file__).parent))  # asv imports every module here, from elsewhere
-from peers import Effort, Engine, find_limits, machine, measure, number, once, ratios, table, timed, versions  # noqa: E402
+from peers import Effort, Engine, charts, find_limits, machine, measure, number, once, ratios, table, timed, versions  # noqa: E402
 from peers_training import resident  # noqa: E402
 
 CHUNK = 16  # steps
@@ -407,14 +407,9 @@ COLORS = {
 
 def draw(results, path):
     """Time against size, and the roofline."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no chart", file=sys.stderr)
+    pyplot = charts()
+    if pyplot is None:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = [row for row in results["rows"] if row["network"].startswith("H=")]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
     for way, color in COLORS.items():

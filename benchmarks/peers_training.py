@@ -27,6 +27,7 @@ from peers import (  # noqa: E402
     Effort,
     Engine,
     cell,
+    charts,
     find_limits,
     heading,
     measure,
@@ -314,14 +315,9 @@ def report(results):
 
 def draw(results, path):
     """Ratios on a log axis, the targets as ticks."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no chart", file=sys.stderr)
+    pyplot = charts()
+    if pyplot is None:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = results["rows"][::-1]
     figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.24 * len(rows)), layout="constrained")
     places = range(len(rows))
