@@ -204,8 +204,10 @@ typedef struct fastlstm_learner {
     int32_t update;     /* 0: the gradient is gathered in `gradient` and weights stay */
     double lr, momentum, decay; /* v = momentum v + gradient; w -= lr v; lr *= decay */
     ptrdiff_t chunk;    /* weights change every so many steps; 0: when a lane is reset, and at fastlstm_learner_apply */
-    int32_t lazy;       /* with update != 0 and chunk == 1: put off writing, where it can be (csrc/lazy.h): the same to rounding; then
-                           weights, velocity and traces are current after fastlstm_learner_settle alone, before `prepared` is set to 0 */
+    int32_t lazy;       /* with update != 0 and chunk == 1: weights, velocity and traces need be current only after
+                           fastlstm_learner_settle, which is due before `prepared` is set to 0. The first layer of one lane may then
+                           put off writing (csrc/lazy.h: the same to rounding) or, if it is small, keep all that elsewhere
+                           (csrc/small.h: the same bits) */
     ptrdiff_t pending;  /* inout: steps since the last update */
     int32_t has_error;  /* inout: a target was seen since the last update */
     double loss_sum;    /* inout: sum of the losses of steps with a target */
@@ -235,9 +237,9 @@ fastlstm_status fastlstm_learner_learn(fastlstm_learner *learner, const void *ta
 fastlstm_status fastlstm_learner_reset(fastlstm_learner *learner, const uint8_t *mask);
 /* Update the weights with the gathered gradient and clear it. */
 fastlstm_status fastlstm_learner_apply(fastlstm_learner *learner);
-/* Write what was put off. fastlstm_learner_lazy tells whether putting off is faster, by sizes alone. */
+/* Write what was put off. fastlstm_learner_lazy tells whether `lazy` is faster, by sizes alone. */
 fastlstm_status fastlstm_learner_settle(fastlstm_learner *learner);
-int fastlstm_learner_lazy(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes);
+int fastlstm_learner_lazy(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes);
 
 /* ---- Learning online in chunks: any optimiser, the same gradient in matrix products (csrc/carry.h) ---- */
 

@@ -32,7 +32,7 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_learner_reset(fastlstm_learner *, const uint8_t *)
     fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
     fastlstm_status fastlstm_learner_settle(fastlstm_learner *)
-    int fastlstm_learner_lazy(const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    int fastlstm_learner_lazy(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
 
 LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4,
           "binary_cross_entropy_with_logits": 5}
@@ -317,7 +317,7 @@ cdef class StepLearner(Learner):
         self.c.weights, self.c.velocity, self.c.scratch = data(self.weights), data(self.velocity), data(self.scratch)
         self.c.traces, self.c.state = data(self.traces), data(self.flat_state)
         self.c.loss, self.c.update, self.c.chunk = loss, 1, 1
-        self.c.lazy = fastlstm_learner_lazy(network.layers, network.n_layers, lanes) if lazy is None else lazy
+        self.c.lazy = fastlstm_learner_lazy(network.engine, network.layers, network.n_layers, lanes) if lazy is None else lazy
         self.loss_sum, self.loss_steps = &self.c.loss_sum, &self.c.loss_steps
 
     cdef int pull(self) except -1:
@@ -404,6 +404,7 @@ cdef class StepLearner(Learner):
 
     def set_memory(self, memory):
         traces = memory["traces"]
+        self.settle()
         check(fastlstm_trace_convert(self.network.engine, self.network.layers, self.network.n_layers, self.lanes, data(self.traces), data(traces), 0))
         self.flat_state[:] = memory["state"]
         self.c.loss_sum, self.c.loss_steps = memory["loss"]

@@ -776,8 +776,10 @@ fastlstm_status fastlstm_learner_settle(fastlstm_learner *m) {
     return FASTLSTM_OK;
 }
 
-int fastlstm_learner_lazy(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
-    if (fastlstm_net_check(layers, n_layers) || !fl_may_be_lazy(layers, lanes)) return 0;
+int fastlstm_learner_lazy(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
+    if (fl_engine_check(engine, layers, n_layers)) return 0;
+    if (fl_may_be_small(layers, lanes, engine->bits / 8)) return 1;
+    if (!fl_may_be_lazy(layers, lanes)) return 0;
     const fl_geometry q = fl_layer_geometry(layers, 1);
     return q.M * q.H * (q.G + q.traced) >= FL_LAZY_WEIGHTS;
 }

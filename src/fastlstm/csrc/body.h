@@ -25,6 +25,7 @@
 #include "traces.h"
 #include "ctc.h"
 #include "lazy.h"
+#include "small.h"
 #include "learn.h"
 
 #define FL_STRING2(x) #x

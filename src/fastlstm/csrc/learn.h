@@ -26,7 +26,8 @@ typedef struct fl_learn_work {
     const REAL **act, **c;
     int *error; /* (B,) lanes that have a target at this step */
     REAL *factors, *d;
-    fl_lazy lazy; /* of the first layer */
+    fl_lazy lazy;   /* of the first layer, */
+    fl_small small; /*   either or none */
 } fl_learn_work;
 
 typedef char fl_learn_fits[sizeof(fl_learn_layer) <= FL_LEARN_LAYER_BYTES && sizeof(fl_learn_work) <= FL_LEARN_WORK_BYTES ? 1 : -1];
@@ -66,15 +67,30 @@ static void fl_learner_prepare(fastlstm_learner *m) {
         w.weights += q->packed;
         w.last = p;
     }
-    fl_lazy_init(&w.lazy, &w.layer->cell.q, (REAL *)(base + plan.lazy), m->lazy && fl_may_be_lazy(m->layers, m->lanes));
+    const int small = fl_may_be_small(m->layers, m->lanes, (ptrdiff_t)sizeof(REAL));
+    fl_small_init(&w.small, &w.layer->cell.q, (REAL *)(base + plan.small), (ptrdiff_t *)(base + plan.small_list), m->lazy && small);
+    fl_lazy_init(&w.lazy, &w.layer->cell.q, (REAL *)(base + plan.lazy), m->lazy && !small && fl_may_be_lazy(m->layers, m->lanes));
     *(fl_learn_work *)m->scratch = w;
 }
 
 static REAL *fl_learn_velocity(const fastlstm_learner *m, const fl_learn_layer *p) { return m->velocity ? (REAL *)m->velocity + p->at : NULL; }
 
+/* Write what is put off, or kept elsewhere. */
+static void fl_learn_settle(fastlstm_learner *m, fl_learn_work *w) {
+    fl_learn_layer *p = w->layer;
+    fl_lazy_settle(&w->lazy, &p->cell.q, (REAL *)m->weights + p->at, fl_learn_velocity(m, p), p->traces);
+    fl_small_settle(&w->small, &p->cell.q, (REAL *)m->weights + p->at, fl_learn_velocity(m, p), p->traces);
+}
+
+static void fl_learn_take(fastlstm_learner *m, fl_learn_work *w) {
+    const fl_learn_layer *p = w->layer;
+    if (w->small.on) fl_small_take(&w->small, &p->cell.q, (REAL *)m->weights + p->at, fl_learn_velocity(m, p), p->traces);
+}
+
 static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const REAL *x, REAL *y) {
     const ptrdiff_t B = m->lanes;
     REAL *state = m->state;
+    fl_learn_take(m, w);
     for (ptrdiff_t i = 0; i < m->n_layers; i++) {
         const fl_learn_layer *p = w->layer + i;
         const fl_geometry *q = &p->cell.q;
@@ -99,6 +115,8 @@ static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const R
         }
         if (linear) {
             fl_linear_rows(&p->cell, w->x, w->y, B, w->net);
+        } else if (i == 0 && w->small.on) {
+            fl_small_forward(&w->small, &p->cell, p->s, w->rows);
         } else if (i == 0 && w->lazy.on) {
             fl_lazy_forward(&w->lazy, &p->cell, p->traces, fl_learn_velocity(m, p), p->s, w->rows);
         } else {
@@ -108,12 +126,6 @@ static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const R
         x = linear ? p->y : state + l->state_h * B;
     }
     fl_copy(y, x, B * w->last->cell.q.H);
-}
-
-/* Write what lazy updates have put off. */
-static void fl_learn_settle(fastlstm_learner *m, fl_learn_work *w) {
-    fl_learn_layer *p = w->layer;
-    fl_lazy_settle(&w->lazy, &p->cell.q, (REAL *)m->weights + p->at, fl_learn_velocity(m, p), p->traces);
 }
 
 /* The error of a layer's net inputs, d (groups, G, VW), of one lane; the padding is zero. */
@@ -134,6 +146,7 @@ static void fl_learn_backward_step(fastlstm_learner *m, fl_learn_work *w, int an
     const ptrdiff_t B = m->lanes;
     const int descends = m->update && m->chunk == 1;
     const int mode = !any ? FL_TRACE_ONLY : !descends ? FL_GATHER : m->velocity ? FL_DESCEND_MOMENTUM : FL_DESCEND;
+    fl_learn_take(m, w);
     /* Top-down, so that every error passes through the weights that made the outputs. A layer's own update may come
        as soon as its error has been handed down. */
     for (ptrdiff_t i = m->n_layers - 1; i >= 0; i--) {
@@ -161,6 +174,10 @@ static void fl_learn_backward_step(fastlstm_learner *m, fl_learn_work *w, int an
             if (error && i > 0) fl_input_error(&p->cell, w->d, p[-1].dy + b * q->I);
         }
         if (linear && !any) continue;
+        if (i == 0 && w->small.on) {
+            fl_small_learn(&w->small, &p->cell, p->s, w->factors, mode, (REAL)m->lr, (REAL)m->momentum);
+            continue;
+        }
         const int lazy = i == 0 && w->lazy.on;
         const fl_target to = {mode, (REAL *)m->weights + p->at, fl_learn_velocity(m, p),
                               m->gradient ? (REAL *)m->gradient + p->at : NULL, (REAL)m->lr, (REAL)m->momentum};
@@ -207,7 +224,8 @@ static void fl_learn_after_step(fastlstm_learner *m, const fl_learn_work *w) {
 static void fl_learn_reset_lane(fastlstm_learner *m, fl_learn_work *w, ptrdiff_t b) {
     const ptrdiff_t B = m->lanes;
     REAL *state = m->state;
-    fl_learn_settle(m, w);
+    if (w->lazy.on) fl_learn_settle(m, w);
+    if (w->small.here) fl_zero(w->small.traces, w->layer->cell.q.M * w->layer->cell.q.S * w->small.R);
     for (const fl_learn_layer *p = w->layer; p <= w->last; p++) {
         const fastlstm_layer *l = p->cell.l;
         const fl_geometry *q = &p->cell.q;

@@ -16,7 +16,7 @@
 #define FL_RUNNER_BYTES 512
 #define FL_CELL_BYTES 512
 #define FL_LEARN_LAYER_BYTES 640
-#define FL_LEARN_WORK_BYTES 256
+#define FL_LEARN_WORK_BYTES 384
 #define FL_COLUMN_BYTES 40
 /* How many pointers a fl_row has (cell.h). */
 enum { FL_ROW_POINTERS = 5 };
@@ -106,7 +106,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
 }
 
 typedef struct fl_learn_plan {
-    ptrdiff_t work, layers, rows, x, h, a, y, lane, act, c, error, factors, d, net, buffers, lazy, size;
+    ptrdiff_t work, layers, rows, x, h, a, y, lane, act, c, error, factors, d, net, buffers, lazy, small, small_list, size;
 } fl_learn_plan;
 
 /* Steps whose updates lazy.h puts off, and the weights and traces from which on that pays. */
@@ -116,6 +116,14 @@ enum { FL_LAZY = 16, FL_LAZY_WEIGHTS = 250000 };
 static inline int fl_may_be_lazy(const fastlstm_layer *l, ptrdiff_t lanes) {
     return lanes == 1 && l->kind == FASTLSTM_LSTM && l->block_size == 1 && !l->proj_size;
 }
+
+/* Whether it may be kept with all its rows side by side (small.h): blocks that fill half of the widest vector, few cells each. */
+enum { FL_SMALL_CELLS = 4 };
+static inline int fl_may_be_small(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t real) {
+    return lanes == 1 && l->kind == FASTLSTM_LSTM && !l->proj_size && !l->peepholes && l->block_size <= FL_SMALL_CELLS &&
+           l->hidden_size / l->block_size <= 32 / real;
+}
+static inline ptrdiff_t fl_small_width(const fl_geometry *q, ptrdiff_t vw) { return fl_padded(q->G * q->J, vw); }
 
 /* Elements that one layer keeps between the halves of a step. */
 static inline ptrdiff_t fl_learn_buffers(const fl_geometry *q, ptrdiff_t lanes, ptrdiff_t vw) {
@@ -148,7 +156,12 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     p.d = fl_take(&p.size, d * real);
     p.net = fl_take(&p.size, lanes * net * real);
     p.buffers = fl_take(&p.size, buffers * real);
-    if (fl_may_be_lazy(layers, lanes)) {
+    if (fl_may_be_small(layers, lanes, real)) {
+        const fl_geometry q = fl_layer_geometry(layers, vw);
+        const ptrdiff_t R = fl_small_width(&q, vw);
+        p.small = fl_take(&p.size, (q.M * R * (2 + q.S) + 3 * (q.S * R + vw) + R + vw) * real);
+        p.small_list = fl_take(&p.size, (q.M + 1) * (ptrdiff_t)sizeof(ptrdiff_t));
+    } else if (fl_may_be_lazy(layers, lanes)) {
         const fl_geometry q = fl_layer_geometry(layers, vw);
         p.lazy = fl_take(&p.size, (FL_LAZY * 2 * fl_padded(q.M, vw) + fl_padded(FL_LAZY, vw) + q.groups * (3 + FL_LAZY * (q.traced + 2 * q.G)) * vw) * real);
     }
