@@ -344,7 +344,7 @@ def test_streams_end_with_the_step_of_the_first_error():
     its = task("cerg-3")
     learner = experiments.METHODS["lstm1997"](its, rng(1))
     source = its.source(rng(9))
-    length, steps, after = its.follow(lambda it, batch: it.learn(batch), rng(9), 1000, learner)
+    length, steps, after = its.follow(lambda it, batch: it.learn(batch), its.source(rng(9)), 1000, learner)
     assert steps == length + 1  # the wrong prediction is learnt from
     copy = experiments.METHODS["lstm1997"](its, rng(1))
     batch = source(16).steps(steps)
@@ -363,9 +363,9 @@ def test_continual_tasks_run(name, text):
 def test_a_stream_that_is_never_wrong_ends_at_its_limit():
     its = task("cerg-3")
     perfect = lambda _, batch: batch.targets  # noqa: E731
-    assert its.follow(perfect, rng(1), 1000)[:2] == (1000, 1000)
+    assert its.follow(perfect, its.source(rng(1)), 1000)[:2] == (1000, 1000)
     its = task("cnto-1")
-    length, steps, _ = its.follow(perfect, rng(1), 40)
+    length, steps, _ = its.follow(perfect, its.source(rng(1)), 40)
     assert length == 40 and 40 * 100 <= steps <= 40 * 110
 
 

@@ -10,14 +10,15 @@ import numpy as np
 
 from fastlstm.experiments._task import Curve, Task
 
+FEW_STEPS = 300  # of a stream that is learnt from one step at a time: most end early
 
 @dataclass(frozen=True)
 class StreamTask(Task):
     """A task of Gers, Schmidhuber and Cummins (2000) or Gers, Schraudolph and Schmidhuber (2002).
 
     A training stream ends with the first wrong prediction, which is still learnt from, or when it is `length` long.
-    After `every` training streams, ten test streams are followed, without learning, up to `test_length`. It is solved
-    when all ten are free of errors.
+    After `every` training streams, if the latest came to `promising` (which saves hopeless tests), ten test streams are
+    followed, without learning, up to `test_length`. It is solved when all ten are free of errors.
     """
 
     tolerance: ClassVar[float] = 0.49
@@ -27,10 +28,11 @@ class StreamTask(Task):
     length: int = 100_000
     test_length: int = 100_000
     every: int = 1
+    promising: int = 1
 
     def source(self, rng):
-        """Begin a stream: a function that gives its next `n` sequences, as a Batch."""
-        pool, at = self.draw(rng, 16), 0
+        """An endless stream: a function that gives its next `n` sequences, as a Batch."""
+        pool, at = self.draw(rng, 256), 0
 
         def following(n):
             nonlocal pool, at
@@ -45,13 +47,16 @@ class StreamTask(Task):
         """(T,) bool: whether each step is right; one without target is."""
         return ~(np.abs(ys - batch.targets) >= self.tolerance).any(axis=1)
 
-    def follow(self, run, rng, limit, learner=None):
+    def follow(self, run, draw, limit, learner=None):
         """Follow one stream to its first wrong prediction, or to `limit`.
 
         Parameters
         ----------
         run : callable
             ``run(learner, batch) -> ys``.
+        draw : callable
+            Of `source`.
+        limit : int
         learner : optional
             One that learns: it is brought to the very step of the error.
 
@@ -61,44 +66,57 @@ class StreamTask(Task):
             How far it came, in `unit` and in steps.
         learner
         """
-        draw, done, steps, n = self.source(rng), 0, 0, 1
+        done, steps, n = 0, 0, 1
         while done < limit:
             batch = draw(n)
+            few = learner is not None and steps < FEW_STEPS
             if self.unit == "steps" and done + len(batch.xs) > limit:
                 batch = batch.steps(limit - done)
             elif self.unit != "steps" and done + len(batch) > limit:
                 batch = batch.part(0, limit - done)
-            before = copy.deepcopy(learner)
-            wrong = ~self.judge(batch, run(learner, batch))
-            if wrong.any():
-                first = int(np.argmax(wrong))
-                if learner is not None and first + 1 < len(batch.xs):
+            before = None if few else copy.deepcopy(learner)
+            first = self._walk(learner, batch) if few else self._first(batch, run(learner, batch))
+            if first is not None:
+                if before is not None and first + 1 < len(batch.xs):
                     learner = before
                     run(learner, batch.steps(first + 1))
                 done += first if self.unit == "steps" else int(np.sum(batch.ends < first))
                 return done, steps + first + 1, learner
             done += len(batch.xs) if self.unit == "steps" else len(batch)
-            steps, n = steps + len(batch.xs), min(2 * n, 256)
+            steps, n = steps + len(batch.xs), 1 if few else min(2 * n, 256)
         return done, steps, learner
 
-    def test(self, learner, rng):
-        """Mean length of the ten test streams, and how many had no error."""
+    def _first(self, batch, ys):
+        """The index of the first wrong step, or None."""
+        wrong = ~self.judge(batch, ys)
+        return int(np.argmax(wrong)) if wrong.any() else None
+
+    def _walk(self, learner, batch):
+        """Learn step by step until one is wrong: its index, or None."""
+        resets = set() if batch.continual else set(batch.starts.tolist())
+        for t, (x, target) in enumerate(zip(batch.xs, batch.targets, strict=True)):
+            if (np.abs(learner.step(x, target, t in resets) - target) >= self.tolerance).any():
+                return t
+        return None
+
+    def test(self, learner, draw):
+        """Mean length of the ten test streams from a `source`, and how many had no error."""
         lengths = []
         for _ in range(self.tests):
             runner = learner.runner()
-            lengths.append(self.follow(lambda _, batch, run=runner: run(batch), rng, self.test_length)[0])
+            lengths.append(self.follow(lambda _, batch, run=runner: run(batch), draw, self.test_length)[0])
         return {"length": float(np.mean(lengths)), "perfect": int(np.sum(np.array(lengths) == self.test_length))}
 
     def train(self, learner, rng, most, progress=None):
         """Train for at most `most` streams; as `Task.train`, where sequences are streams."""
-        draw, test = rng.spawn(2)
+        draw, test = map(self.source, rng.spawn(2))
         curve, best, done, steps, found = Curve(), {"length": 0.0, "perfect": 0}, 0, 0, {}
         while not found and done < most:
             learner.begin()
             length, more, learner = self.follow(lambda it, batch: it.learn(batch), draw, self.length, learner)
             done, steps = done + 1, steps + more
             curve.add([length])
-            if done % self.every == 0:
+            if done % self.every == 0 and length >= self.promising:
                 result = self.test(learner, test)
                 best = max(best, result, key=lambda figures: figures["length"])
                 if result["perfect"] == self.tests:

@@ -50,6 +50,12 @@ class Engine:
             self._learner.apply()
         return ys
 
+    def step(self, x, target, reset=False):
+        """Learn from one step of a stream; with `reset` a sequence begins. The outputs (K,) before."""
+        if reset:
+            self._learner.reset()
+        return self._learner.step(x, target)
+
     def begin(self):
         """A stream begins: the state is cleared, and a rate that decays has its first value again."""
         if self._learner is None:
@@ -115,6 +121,100 @@ class Engine:
         return out
 
 
+class Shortcut:
+    """The paper's network with more weights: its output units see the inputs too, and have biases.
+
+    The engine learns the LSTM; the output units, which have no time in them, stand here.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    net : Sequential
+        Of `paper_network`; of its output units only the shape and the number is taken.
+    lr, decay, init : float
+    full : bool
+        The full gradient, once for each sequence; else the paper's, truncated, at each step.
+    """
+
+    def __init__(self, rng, net, lr, decay=1.0, init=0.2, full=False):
+        self._body, self._full, self._rate, self._dh = net[0], full, lr, None
+        self._cells, outputs = self._body.hidden_size, len(net[1].weight)
+        self._frozen = net.frozen
+        self._out = rng.uniform(-init, init, (outputs, self._cells + self._body.input_size + 1)).astype(np.float32)
+        self._optimizer = fl.SGD(self._body, lr=lr, decay=decay)
+        if not full:
+            self._learner = fl.OnlineLearner(self._body, loss=lambda h, _: (0.0, self._dh), optimizer=self._optimizer)
+            self._any = np.zeros(self._cells, dtype=np.float32)  # a target, which the loss above does not look at
+
+    @property
+    def weights(self):
+        """How many numbers are learnt."""
+        return self._body.parameters.size - len(self._frozen) + self._out.size
+
+    def _outputs(self, h, xs):
+        sources = np.concatenate([h, xs, np.ones((*xs.shape[:-1], 1), np.float32)], axis=-1)
+        return 1.0 / (1.0 + np.exp(-sources @ self._out.T)), sources
+
+    def step(self, x, target, reset=False):
+        """Learn from one step; the outputs (K,) before."""
+        if reset:
+            self._learner.reset()
+        rate = self._optimizer.lr
+        y, sources = self._outputs(self._learner.predict(x), x)
+        delta = y * (1 - y) * (target - y)  # e_k = f'(net_k) (t_k - y_k)
+        self._dh = -(delta @ self._out[:, : self._cells])[None]
+        self._learner.learn(self._any)
+        self._thaw()
+        self._out += rate * np.outer(delta, sources)
+        return y
+
+    def learn(self, batch):
+        """Learn from sequences, one after the other; the outputs (T, K) before learning from each target."""
+        if self._full:
+            return np.concatenate([self._sequence(xs, targets) for xs, targets in batch])
+        resets = set() if batch.continual else set(batch.starts.tolist())
+        steps = enumerate(zip(batch.xs, batch.targets, strict=True))
+        return np.array([self.step(x, target, t in resets) for t, (x, target) in steps])
+
+    def _sequence(self, xs, targets):
+        h, _, backward = self._body.forward(xs)
+        ys, sources = self._outputs(h, xs)
+        delta = ys * (1 - ys) * (targets - ys)
+        backward(-(delta @ self._out[:, : self._cells]), need_dx=False)
+        self._out += self._optimizer.lr * delta.T @ sources
+        self._optimizer.step()
+        self._body.zero_grad()
+        self._thaw()
+        return ys
+
+    def _thaw(self):
+        if not len(self._frozen):
+            return
+        self._body._parameters.fetch()[self._frozen] = 0.0
+        self._body._parameters.changed()
+
+    def begin(self):
+        """A stream begins: the state is cleared, and a rate that decays has its first value again."""
+        self._learner.reset()
+        self._optimizer.lr = self._rate
+
+    def runner(self):
+        """A function that runs the network on batches, without learning, its state going on from call to call."""
+        state = None
+
+        def run(batch):
+            nonlocal state
+            h, state = self._body(batch.xs, state, reset=batch.reset)
+            return self._outputs(h, batch.xs)[0]
+
+        return run
+
+    def predict(self, batch):
+        """The outputs (T, K), without learning."""
+        xs = batch.padded(batch.xs)
+        return self._outputs(self._body(xs, lengths=batch.lengths)[0], xs)[0][batch.places]
+
+
 def _optimizer(net, name, lr, **options):
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer is {name!r} and must be one of {', '.join(OPTIMIZERS)}")
@@ -122,7 +222,7 @@ def _optimizer(net, name, lr, **options):
 
 
 def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sgd", lr=None, decay=None,
-             momentum=None, batch=1, **network):  # fmt: skip
+             momentum=None, batch=1, shortcut=None, **network):  # fmt: skip
     """The paper's network and algorithm; with options, readings of what the paper leaves open, and variations.
 
     Parameters
@@ -132,6 +232,9 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
     optimizer : "sgd", "adam" or "rmsprop"
     lr, decay, momentum : float, optional
         Default: the paper's.
+    shortcut : bool, optional
+        Whether the output units see the inputs and have biases: `Shortcut`, by plain gradient descent, with "bptt" or
+        the truncated gradient at each step. Default: the task's.
     **network
         For `Task.network`: init, bias, igb, ogb, blocks, size, and options of `fastlstm.LSTM1997`.
     """
@@ -140,6 +243,11 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
     net = task.network(rng, **network)
     if not isinstance(net, fl.Layer):  # it learns by itself
         return net
+    if getattr(task, "shortcut", False) if shortcut is None else shortcut:
+        if (optimizer, momentum, update, batch) != ("sgd", 0.0, None, 1):
+            raise ValueError("a shortcut goes with plain gradient descent, and has no update, momentum or batch")
+        rate, init = task.rate if lr is None else lr, network.get("init", 0.2)
+        return Shortcut(rng, net, rate, 1.0 if decay is None else decay, init, full=gradient == "bptt")
     if update is None:
         update = "sequence" if gradient == "bptt" else "step"
     more = {name: value for name, value in (("decay", decay), ("momentum", momentum)) if value}

@@ -160,6 +160,7 @@ class ContinualReber(StreamTask):
     tolerance: ClassVar[float] = 0.7  # 0.49 ** 0.5
     cap: ClassVar[int] = 30_000
 
+    promising: int = 100
     forget: tuple | None = None
     external_reset: bool = False
     best: str = "lstm:hidden=16,lr=0.01,gradient=carried-bptt,update=12"
