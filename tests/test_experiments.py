@@ -340,6 +340,44 @@ def test_methods_for_one_training_set_say_so():
         experiments.trial(task("4-1"), "chunker", most=1)
 
 
+def test_output_units_that_see_the_inputs_follow_the_gradient():
+    its = task("1-5").trial(0, 0)
+
+    def make(text, lr):
+        method, options, _ = experiments.method(its, text)
+        return method(its, rng(3), shortcut=True, lr=lr, **options)
+
+    batch = its.draw(rng(1), 1)
+
+    def loss(learner):
+        return 0.5 * float(np.sum((learner.predict(batch).astype(float) - batch.targets) ** 2))
+
+    full, eps = make("lstm1997:gradient=bptt", 1e-3), 1e-2
+    assert full.weights == 276 + 7 * 7 + 7
+    before, body = loss(full), full._body.parameters.copy()
+    out = full._out.copy()
+    full.learn(batch)
+    gradient = np.concatenate([(body - full._body.parameters).ravel(), (out - full._out).ravel()]) / 1e-3
+    frozen = full._frozen
+    assert (gradient[frozen] == 0).all() and np.linalg.norm(gradient) > 0.1
+    assert loss(full) == pytest.approx(before - 1e-3 * gradient @ gradient, abs=2e-6)
+    for index in ((0, 0), (3, 8), (6, 13)):  # of a cell, an input, the bias
+        probe = make("lstm1997:gradient=bptt", 1e-3)
+        probe._out[index] += eps
+        up = loss(probe)
+        probe._out[index] -= 2 * eps
+        expected = (up - loss(probe)) / (2 * eps)
+        assert gradient[body.size + np.ravel_multi_index(index, out.shape)] == pytest.approx(expected, abs=1e-3)
+    # In the first step nothing has been truncated yet.
+    first = Batch(batch.xs[:1], batch.targets[:1], np.array([0]))
+    full, truncated = make("lstm1997:gradient=bptt", 0.5), make("lstm1997", 0.5)
+    assert np.allclose(full.learn(first), truncated.learn(first))
+    assert np.allclose(full._body.parameters, truncated._body.parameters, atol=1e-6)
+    assert np.allclose(full._out, truncated._out, atol=1e-6) and not np.allclose(full._out, out)
+    with pytest.raises(ValueError, match="plain gradient descent"):
+        make("lstm1997:optimizer=adam", 0.1)
+
+
 def test_streams_end_with_the_step_of_the_first_error():
     its = task("cerg-3")
     learner = experiments.METHODS["lstm1997"](its, rng(1))
@@ -358,6 +396,12 @@ def test_streams_end_with_the_step_of_the_first_error():
 def test_continual_tasks_run(name, text):
     result, _ = experiments.trial(task(name), text, 0, 0, 3)
     assert result["sequences"] == 3 and result["steps"] >= 3 and result["best length"] >= 0
+
+
+@pytest.mark.parametrize("name", ["cerg-1", "cerg-4", "cnto-2"])
+def test_continual_tasks_run_with_shortcuts(name):
+    result, learner = experiments.trial(task(name), "lstm1997:shortcut=True,decay=0.99", 0, 0, 3)
+    assert result["sequences"] == 3 and np.isfinite(learner._out).all()
 
 
 def test_a_stream_that_is_never_wrong_ends_at_its_limit():

@@ -12,6 +12,7 @@ from fastlstm.experiments._task import Curve, Task
 
 FEW_STEPS = 300  # of a stream that is learnt from one step at a time: most end early
 
+
 @dataclass(frozen=True)
 class StreamTask(Task):
     """A task of Gers, Schmidhuber and Cummins (2000) or Gers, Schraudolph and Schmidhuber (2002).

@@ -161,7 +161,7 @@ class Shortcut:
             self._learner.reset()
         rate = self._optimizer.lr
         y, sources = self._outputs(self._learner.predict(x), x)
-        delta = y * (1 - y) * (target - y)  # e_k = f'(net_k) (t_k - y_k)
+        delta = y * (1 - y) * np.nan_to_num(target - y)  # e_k = f'(net_k) (t_k - y_k)
         self._dh = -(delta @ self._out[:, : self._cells])[None]
         self._learner.learn(self._any)
         self._thaw()
@@ -179,7 +179,7 @@ class Shortcut:
     def _sequence(self, xs, targets):
         h, _, backward = self._body.forward(xs)
         ys, sources = self._outputs(h, xs)
-        delta = ys * (1 - ys) * (targets - ys)
+        delta = ys * (1 - ys) * np.nan_to_num(targets - ys)
         backward(-(delta @ self._out[:, : self._cells]), need_dx=False)
         self._out += self._optimizer.lr * delta.T @ sources
         self._optimizer.step()
@@ -222,7 +222,7 @@ def _optimizer(net, name, lr, **options):
 
 
 def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sgd", lr=None, decay=None,
-             momentum=None, batch=1, shortcut=None, **network):  # fmt: skip
+             momentum=None, batch=1, shortcut=False, **network):  # fmt: skip
     """The paper's network and algorithm; with options, readings of what the paper leaves open, and variations.
 
     Parameters
@@ -232,9 +232,9 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
     optimizer : "sgd", "adam" or "rmsprop"
     lr, decay, momentum : float, optional
         Default: the paper's.
-    shortcut : bool, optional
+    shortcut : bool
         Whether the output units see the inputs and have biases: `Shortcut`, by plain gradient descent, with "bptt" or
-        the truncated gradient at each step. Default: the task's.
+        the truncated gradient at each step.
     **network
         For `Task.network`: init, bias, igb, ogb, blocks, size, and options of `fastlstm.LSTM1997`.
     """
@@ -243,7 +243,7 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
     net = task.network(rng, **network)
     if not isinstance(net, fl.Layer):  # it learns by itself
         return net
-    if getattr(task, "shortcut", False) if shortcut is None else shortcut:
+    if shortcut:
         if (optimizer, momentum, update, batch) != ("sgd", 0.0, None, 1):
             raise ValueError("a shortcut goes with plain gradient descent, and has no update, momentum or batch")
         rate, init = task.rate if lr is None else lr, network.get("init", 0.2)
