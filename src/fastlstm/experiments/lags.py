@@ -112,7 +112,7 @@ class LongLag(Task):
     distractors: int = 50  # p
     lag: int = 50  # q
     rate: float = 0.01
-    best: str = "lstm1997:optimizer=adam,lr=0.003"
+    best: str = "lstm1997:optimizer=adam,lr=0.003,bias=hidden,igb=(-4.0;-4.0)"
 
     @property
     def inputs(self):
