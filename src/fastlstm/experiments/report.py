@@ -65,9 +65,11 @@ class Row:
         return float(np.mean(values)) if values else None
 
     def describe(self):
-        """``sequences (success %, spread)``."""
+        """``sequences (success %, spread)``; of streams that were not learnt, in angles, the mean length of the best test."""
         if not self.solved:
-            return f"0 of {len(self.results)} in {_number(max(r['cap'] for r in self.results))}"
+            lengths = [result["best length"] for result in self.results if "best length" in result]
+            length = f" <{np.mean(lengths):.3g}>" if lengths else ""
+            return f"0 of {len(self.results)} in {_number(max(r['cap'] for r in self.results))}{length}"
         counts = [figures["sequences"] for figures in self.solved]
         spread = f", {_number(min(counts))} to {_number(max(counts))}" if len(counts) > 1 else ""
         return f"{_number(self.sequences)} ({len(counts)} of {len(self.results)}{spread})"
@@ -164,14 +166,15 @@ def overview(results):
         own = [row for row in made if row.task.name == task.name]
         for milestone in [m.name for m in task.milestones] or ["perfect"]:
             at = [row for row in own if row.milestone == milestone]
-            first = next((row for row in at if row.method == "lstm1997"), None)
-            others = [row for row in at if row.solved and row is not first]
-            best = min(others, key=lambda row: (-row.success, row.sequences), default=None)
             if not at:
                 continue
-            stage = f", {milestone}" if len(task.milestones) > 1 else ""
             own_rows = [p for p in task.paper if p.method.startswith("lstm1997")]
             published = next((p for p in own_rows if p.label == milestone), own_rows[0] if own_rows else None)
+            algorithm = published.method if published else "lstm1997"
+            first = next((row for row in at if row.method == algorithm), None)
+            others = [row for row in at if row.solved and row is not first]
+            best = min(others, key=lambda row: (-row.success, row.sequences), default=None)
+            stage = f", {milestone}" if len(task.milestones) > 1 else ""
             cells = [
                 f"[{task.name}]({task.experiment}.md): {task.title}{stage}",
                 _paper(published),
