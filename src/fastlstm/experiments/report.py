@@ -65,7 +65,7 @@ class Row:
         return float(np.mean(values)) if values else None
 
     def describe(self):
-        """``sequences (success %, spread)``; of streams that were not learnt, in angles, the mean length of the best test."""
+        """``sequences (success %, spread)``; of streams not learnt, as <n>, the mean length in tests."""
         if not self.solved:
             lengths = [result["best length"] for result in self.results if "best length" in result]
             length = f" <{np.mean(lengths):.3g}>" if lengths else ""
