@@ -97,6 +97,7 @@ class Multiplication(Adding):
     low: float = 0.0
     neutral: float = 1.0
     rate: float = 0.1
+    best: str = "lstm1997:optimizer=adam,lr=0.003,output=identity,igb=(-3.0;-6.0)"
 
     def target(self, marked):
         """(2, n) values -> (n,) targets."""

@@ -100,13 +100,16 @@ def _published(st1, st2, fraction):
     return (*rows, Published("lstm1997", st2, wrong=round(2560 * fraction, 1), label="ST2" if st1 else "stop"))
 
 
+SLOW = "lstm1997:optimizer=adam,lr=0.003,igb=(-4.0;-5.0;-6.0)"  # gates almost closed: 1000 inputs are noise
 TASKS = (
     TwoSequences("3a-1", "T = 100, N = 3", paper=_published(27_380, 39_850, 0.000195)),
     TwoSequences("3a-2", "T = 100, N = 1", informative=1, paper=_published(58_370, 64_330, 0.000117)),
-    TwoSequences("3a-3", "T = 1000, N = 3", minimum=1000, paper=_published(446_850, 452_460, 0.000078)),
+    TwoSequences("3a-3", "T = 1000, N = 3", minimum=1000, best=SLOW, paper=_published(446_850, 452_460, 0.000078)),
     NoisySignal("3b-1", "T = 100, N = 3", paper=_published(41_740, 43_250, 0.00828)),
     NoisySignal("3b-2", "T = 100, N = 1", informative=1, paper=_published(74_950, 78_430, 0.01500)),
-    NoisySignal("3b-3", "T = 1000, N = 1", minimum=1000, informative=1, paper=_published(481_060, 485_080, 0.01207)),
+    NoisySignal(
+        "3b-3", "T = 1000, N = 1", minimum=1000, informative=1, best=SLOW, paper=_published(481_060, 485_080, 0.01207)
+    ),
     NoisyTarget("3c-1", "T = 100, N = 3", paper=_published(None, 269_650, 0.00558)),
     NoisyTarget("3c-2", "T = 100, N = 1", informative=1, paper=_published(None, 565_640, 0.00441)),
 )
