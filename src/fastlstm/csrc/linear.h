@@ -51,21 +51,17 @@ static void fl_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t r
    groups in order and row-vectors in order inside a group. d: (groups, G, VW), zero in the padding. */
 static void fl_input_error(const fl_cell *cell, const REAL *d, REAL *dx) {
     const fl_geometry *q = &cell->q;
-    enum { PARTS = FL_W / VW };
     for (ptrdiff_t k = 0; k < q->I; k++) {
         const REAL *w = cell->w + (q->biases + k) * q->G * VW;
-        V part[PARTS];
-        REAL sum[FL_W];
-        for (int p = 0; p < PARTS; p++)
+        V part[FL_PARTS];
+        for (int p = 0; p < FL_PARTS; p++)
             part[p] = v_zero();
         for (ptrdiff_t group = 0; group < q->groups; group++, w += q->panel) {
-            const int p = (int)(group % PARTS);
+            const int p = (int)(group % FL_PARTS);
             for (ptrdiff_t n = 0; n < q->G; n++)
                 part[p] = v_fma(v_load(w + n * VW), v_load(d + (group * q->G + n) * VW), part[p]);
         }
-        for (int p = 0; p < PARTS; p++)
-            v_store(sum + p * VW, part[p]);
-        dx[k] = fl_sum_tree(sum);
+        dx[k] = fl_sum_parts(part);
     }
 }
 
