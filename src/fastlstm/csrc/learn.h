@@ -4,7 +4,7 @@
 #ifndef FL_LEARN_H
 #define FL_LEARN_H
 
-/* What a layer keeps between the halves of a step-> */
+/* What a layer keeps between the halves of a step. */
 typedef struct fl_learn_layer {
     fl_cell cell;
     REAL *s;   /* (B, M) sources */
@@ -193,7 +193,7 @@ static void fl_learn_linear(const fl_learn_layer *p, fl_learn_work *w, ptrdiff_t
     }
 }
 
-/* The second half of a step-> The last layer's dy and `error` (which lanes have a target) are set; any: one has. */
+/* The second half of a step. The last layer's dy and `error` (which lanes have a target) are set; any: one has. */
 static void fl_learn_backward_step(fastlstm_learner *m, fl_learn_work *w, int any, int fused_sigmoid) {
     const ptrdiff_t B = m->lanes;
     const int descends = m->update && m->chunk == 1;

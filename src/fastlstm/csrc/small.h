@@ -187,17 +187,9 @@ FL_INLINE void fl_small_add(V *total, const fl_small *z, const REAL *w, const RE
     }
 }
 
-/* N vectors of rows from lane `at` on: net inputs, and their activations. */
-FL_INLINE void fl_small_rows(const fl_small *z, const fl_cell *cell, ptrdiff_t at, int N) {
-    const fl_geometry *q = &cell->q;
-    const fastlstm_layer *l = cell->l;
-    const REAL *w = z->w + at;
-    const ptrdiff_t after = q->biases + q->I;
-    V total[FL_TILE];
-    FL_UNROLL
-    for (int n = 0; n < N; n++)
-        total[n] = fl_bias(w + n * VW, z->R, q->biases);
-    for (ptrdiff_t j = 0, end = q->biases + FL_BLOCK; j < z->n_filled; end += FL_BLOCK) {
+/* The same of the inputs that are not zero, where they begin at source `first`. */
+FL_INLINE void fl_small_add_filled(V *total, const fl_small *z, const REAL *w, ptrdiff_t first, int N) {
+    for (ptrdiff_t j = 0, end = first + FL_BLOCK; j < z->n_filled; end += FL_BLOCK) {
         V acc[FL_TILE];
         FL_UNROLL
         for (int n = 0; n < N; n++)
@@ -212,6 +204,20 @@ FL_INLINE void fl_small_rows(const fl_small *z, const fl_cell *cell, ptrdiff_t a
         for (int n = 0; n < N; n++)
             total[n] = v_add(total[n], acc[n]);
     }
+}
+
+/* N vectors of rows from lane `at` on: net inputs, and their activations. */
+FL_INLINE void fl_small_rows(const fl_small *z, const fl_cell *cell, ptrdiff_t at, int N) {
+    const fl_geometry *q = &cell->q;
+    const fastlstm_layer *l = cell->l;
+    const REAL *w = z->w + at;
+    const ptrdiff_t after = q->biases + q->I;
+    V total[FL_TILE];
+    FL_UNROLL
+    for (int n = 0; n < N; n++)
+        total[n] = fl_bias(w + n * VW, z->R, q->biases);
+    if (z->n_filled == q->I) fl_small_add(total, z, w + q->biases * z->R, z->s + q->biases, q->I, N);
+    else fl_small_add_filled(total, z, w, q->biases, N);
     fl_small_add(total, z, w + after * z->R, z->s + after, q->H, N);
     if (q->A) fl_small_add(total, z, w + (after + q->H) * z->R, z->s + after + q->H, q->A, N);
     for (int n = 0; n < N; n++) {
