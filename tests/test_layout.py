@@ -20,8 +20,10 @@ C_SOURCES = sorted([PUBLIC_HEADER, *CSRC.rglob("*.[ch]")])
 PYTHON_MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Headers of the C library and of compilers; anything else in <> is a dependency.
-SYSTEM_HEADERS = set("""assert errno float limits math signal stdarg stdatomic stdbool stddef stdint stdlib string
-    immintrin xmmintrin emmintrin arm_neon intrin cpuid""".split())
+SYSTEM_HEADERS = set(
+    """assert errno float limits math signal stdarg stdatomic stdbool stddef stdint stdlib string
+    immintrin xmmintrin emmintrin arm_neon intrin cpuid""".split()
+)
 ONLY_THREADS = {"omp", "pthread", "sched", "unistd"}  # csrc/threads.c
 # The engine computes on the caller's memory: it neither allocates, prints, nor reads the environment.
 FORBIDDEN_CALLS = r"\b(malloc|calloc|realloc|free|printf|fprintf|puts|perror|getenv|setenv|exit|abort|rand|time)\s*\("

@@ -72,8 +72,8 @@ def test_same_trajectory_to_rounding(options, momentum, isa):
 
 
 def test_sizes_alone_choose():
-    small, large, lanes = fl.LSTM(8, 64), fl.LSTM(8, 300), fl.LSTM(8, 300)
-    for net, count, lazy in ((small, 1, False), (large, 1, True), (lanes, 2, False)):
+    middle, large, lanes = fl.LSTM(8, 64), fl.LSTM(8, 300), fl.LSTM(8, 300)
+    for net, count, lazy in ((middle, 1, False), (large, 1, True), (lanes, 2, False)):
         made = fl.OnlineLearner(net, optimizer=fl.SGD(net, lr=0.1), lanes=count)
         assert made._core.lazy == lazy
 

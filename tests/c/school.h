@@ -8,7 +8,7 @@
 
 typedef struct lesson {
     task k; /* no lengths, LANES lanes at most */
-    int loss, update;
+    int loss, update, lazy;
     ptrdiff_t chunk;
     double lr, momentum, decay;
     double *target; /* (T, B, O), NaN where there is none; CROSS_ENTROPY: (T, B) classes, -1 where there is none */

@@ -92,8 +92,8 @@ static double fl_ctc_lane(const fl_ctc_plan *p, char *scratch, ptrdiff_t T, ptrd
     shift = 0;
     for (ptrdiff_t t = T - 1; t >= 0; t--, alpha -= p->row) {
         const REAL *e = emission + t * p->width;
-        REAL *d = dy + t * stride, lane[FL_W];
-        V most = never, most_beta = never, part[FL_W / VW];
+        REAL *d = dy + t * stride;
+        V most = never, most_beta = never, part[FL_PARTS];
         const V vshift = v_set1(shift);
         for (ptrdiff_t s = 0; s < W; s += VW) { /* in place: what lies ahead is still that of t + 1 */
             const V b = fl_log_sum(v_load(beta + s), v_load(beta + s + 1), v_add(v_load(beta + s + 2), v_load(skip + s + 2)));
@@ -105,16 +105,14 @@ static double fl_ctc_lane(const fl_ctc_plan *p, char *scratch, ptrdiff_t T, ptrd
         }
         most = v_set1(fl_largest(most));
         shift = fl_largest(most_beta);
-        for (int q = 0; q < FL_W / VW; q++)
+        for (int q = 0; q < FL_PARTS; q++)
             part[q] = v_zero();
         for (ptrdiff_t s = 0; s < W; s += VW) {
             const V gamma = v_exp_neg(v_sub(v_load(posterior + s), most));
             v_store(posterior + s, gamma);
-            part[s / VW % (FL_W / VW)] = v_add(part[s / VW % (FL_W / VW)], gamma);
+            part[s / VW % FL_PARTS] = v_add(part[s / VW % FL_PARTS], gamma);
         }
-        for (int q = 0; q < FL_W / VW; q++)
-            v_store(lane + q * VW, part[q]);
-        const REAL scale = (REAL)mean / fl_sum_tree(lane);
+        const REAL scale = (REAL)mean / fl_sum_parts(part);
         REAL blanks = posterior[0];
         for (ptrdiff_t s = 1; s < L; s += 2) {
             d[label[s]] -= scale * posterior[s];

@@ -110,9 +110,8 @@ static void fl_add(REAL *to, const REAL *more, ptrdiff_t n) {
 }
 
 static void fl_copy(REAL *to, const REAL *from, ptrdiff_t n) {
-    if (to != from)
-        for (ptrdiff_t k = 0; k < n; k++)
-            to[k] = from[k];
+    for (ptrdiff_t k = 0; k < n && to != from; k += VW)
+        fl_store_units(to + k, fl_load_units(from + k, 1, n - k), 1, n - k);
 }
 
 /* The end of work that other threads need: returns whether to stop, to all of them alike. */

@@ -100,12 +100,13 @@ static void fl_lazy_forward(fl_lazy *z, const fl_cell *cell, const REAL *traces,
     fl_copy(now, s, q->M);
     fl_zero(now + q->M, M - q->M);
     for (ptrdiff_t u = 0; u < z->held; u++) { /* FL_W interleaved partial sums: the same on every instruction set */
-        REAL part[FL_W] = {0};
-        for (ptrdiff_t k = 0; k < M; k += VW) {
-            REAL *to = part + k % FL_W;
-            v_store(to, v_fma(v_load(now + k), v_load(z->z + u * M + k), v_load(to)));
-        }
-        z->dots[u] = fl_sum_tree(part);
+        V part[FL_PARTS];
+        for (int p = 0; p < FL_PARTS; p++)
+            part[p] = v_zero();
+        for (ptrdiff_t k = 0; k < M; k += FL_W)
+            for (int p = 0; p < FL_PARTS && k + p * VW < M; p++)
+                part[p] = v_fma(v_load(now + k + p * VW), v_load(z->z + u * M + k + p * VW), part[p]);
+        z->dots[u] = fl_sum_parts(part);
     }
     switch (q->traced * 8 + q->G) {
     case 8 + 1: fl_lazy_rows(z, cell, traces, velocity, s, row, 1, 1); break;

@@ -4,7 +4,7 @@
 #ifndef FL_LEARN_H
 #define FL_LEARN_H
 
-/* What a layer keeps between the halves of a step-> */
+/* What a layer keeps between the halves of a step. */
 typedef struct fl_learn_layer {
     fl_cell cell;
     REAL *s;   /* (B, M) sources */
@@ -67,8 +67,8 @@ static void fl_learner_prepare(fastlstm_learner *m) {
         w.weights += q->packed;
         w.last = p;
     }
-    const int small = fl_may_be_small(m->layers, m->lanes, (ptrdiff_t)sizeof(REAL));
-    fl_small_init(&w.small, &w.layer->cell.q, (REAL *)(base + plan.small), (ptrdiff_t *)(base + plan.small_list), m->lazy && small);
+    const int small = fl_may_be_small(m->layers, m->lanes, VW);
+    fl_small_init(&w.small, &w.layer->cell.q, base, &plan.small, m->lazy && small);
     fl_lazy_init(&w.lazy, &w.layer->cell.q, (REAL *)(base + plan.lazy), m->lazy && !small && fl_may_be_lazy(m->layers, m->lanes));
     *(fl_learn_work *)m->scratch = w;
 }
@@ -82,9 +82,26 @@ static void fl_learn_settle(fastlstm_learner *m, fl_learn_work *w) {
     fl_small_settle(&w->small, &p->cell.q, (REAL *)m->weights + p->at, fl_learn_velocity(m, p), p->traces);
 }
 
+/* The state of a lane of a layer. */
+static fl_row fl_learn_row(const fastlstm_learner *m, const fl_learn_layer *p, ptrdiff_t b) {
+    const ptrdiff_t B = m->lanes, H = p->cell.q.H, A = p->cell.q.A;
+    const fastlstm_layer *l = p->cell.l;
+    REAL *state = m->state;
+    return (fl_row){.c = state + l->state_c * B + b * H,
+                    .y = state + l->state_h * B + b * H, /* its old value is among the sources */
+                    .a_out = A ? state + l->state_a * B + b * A : NULL,
+                    .act = p->act + b * p->cell.q.acts};
+}
+
 static void fl_learn_take(fastlstm_learner *m, fl_learn_work *w) {
     const fl_learn_layer *p = w->layer;
     if (w->small.on) fl_small_take(&w->small, &p->cell.q, (REAL *)m->weights + p->at, fl_learn_velocity(m, p), p->traces);
+}
+
+static void fl_learn_enter(const fastlstm_learner *m, const fl_learn_work *w) {
+    if (!w->small.on) return;
+    const fl_row state = fl_learn_row(m, w->layer, 0);
+    fl_small_enter(&w->small, &w->layer->cell.q, &state);
 }
 
 static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const REAL *x, REAL *y) {
@@ -96,6 +113,12 @@ static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const R
         const fl_geometry *q = &p->cell.q;
         const fastlstm_layer *l = p->cell.l;
         const int linear = l->kind == FASTLSTM_LINEAR;
+        if (i == 0 && w->small.on) {
+            const fl_row row = fl_learn_row(m, p, 0);
+            fl_small_forward(&w->small, &p->cell, x, &row);
+            x = w->small.h;
+            continue;
+        }
         for (ptrdiff_t b = 0; b < B; b++) {
             REAL *s = p->s + b * q->M;
             for (ptrdiff_t k = 0; k < q->biases; k++)
@@ -108,15 +131,10 @@ static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const R
             fl_copy(s, state + l->state_h * B + b * q->H, q->H);
             w->a[b] = s += q->H;
             if (q->A) fl_copy(s, state + l->state_a * B + b * q->A, q->A);
-            w->rows[b] = (fl_row){.c = state + l->state_c * B + b * q->H,
-                                  .y = state + l->state_h * B + b * q->H, /* its old value is in s */
-                                  .a_out = q->A ? state + l->state_a * B + b * q->A : NULL,
-                                  .act = p->act + b * q->acts};
+            w->rows[b] = fl_learn_row(m, p, b);
         }
         if (linear) {
             fl_linear_rows(&p->cell, w->x, w->y, B, w->net);
-        } else if (i == 0 && w->small.on) {
-            fl_small_forward(&w->small, &p->cell, p->s, w->rows);
         } else if (i == 0 && w->lazy.on) {
             fl_lazy_forward(&w->lazy, &p->cell, p->traces, fl_learn_velocity(m, p), p->s, w->rows);
         } else {
@@ -128,11 +146,13 @@ static void fl_learn_forward_step(fastlstm_learner *m, fl_learn_work *w, const R
     fl_copy(y, x, B * w->last->cell.q.H);
 }
 
-/* The error of a layer's net inputs, d (groups, G, VW), of one lane; the padding is zero. */
+/* The error of a layer's net inputs, d (groups, G, VW), of one lane; the padding is zero. y NULL: dy is that error. */
 static void fl_linear_errors(const fl_cell *cell, const REAL *dy, const REAL *y, REAL *d) {
     for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
         const ptrdiff_t u = group * VW, n = cell->q.H - u;
-        v_store(d + u, v_mul(fl_load_units(dy + u, 1, n), v_activate_grad(&cell->l->output_activation, fl_load_units(y + u, 1, n))));
+        V e = fl_load_units(dy + u, 1, n);
+        if (y) e = v_mul(e, v_activate_grad(&cell->l->output_activation, fl_load_units(y + u, 1, n)));
+        v_store(d + u, e);
     }
 }
 
@@ -141,7 +161,39 @@ static void fl_lstm_errors(const fl_geometry *q, const REAL *factors, REAL *d) {
         fl_lstm_group_errors(q, factors + group * q->factors, d + group * q->G * VW);
 }
 
-/* The second half of a step-> The last layer's dy and `error` (which lanes have a target) are set; any: one has. */
+/* The weights of a linear layer, from the errors d (B, groups, VW) of the lanes that have one. */
+FL_INLINE void fl_linear_learn(const fl_geometry *q, const REAL *s, const REAL *d, const int *error, ptrdiff_t B, const fl_target *to, int mode) {
+    const fl_target here = *to; /* stores of vectors may be to anything, but not to locals */
+    const V lr = v_set1(here.lr), momentum = v_set1(here.momentum);
+    for (ptrdiff_t group = 0; group < q->groups; group++)
+        for (ptrdiff_t k = 0; k < q->M; k++) {
+            V g = v_zero();
+            for (ptrdiff_t b = 0; b < B; b++)
+                if (B == 1 || error[b]) g = v_fma(v_load(d + (b * q->groups + group) * VW), v_bcast(s + b * q->M + k), g);
+            fl_descend(mode, &here, group * q->panel + k * VW, g, lr, momentum);
+        }
+}
+
+/* The second half of a linear layer's step, if any lane has an error. dx (B, I), or NULL. fused: dy are the errors of net inputs. */
+static void fl_learn_linear(const fl_learn_layer *p, fl_learn_work *w, ptrdiff_t B, const fl_target *to, REAL *dx, int fused) {
+    const fl_geometry *q = &p->cell.q;
+    REAL *d = w->factors;
+    for (ptrdiff_t b = 0; b < B; b++, d += q->groups * VW) {
+        if (!w->error[b]) continue;
+        fl_linear_errors(&p->cell, p->dy + b * q->H, fused ? NULL : p->y + b * q->H, d);
+        if (dx) fl_input_error(&p->cell, d, dx + b * q->I);
+    }
+    switch (to->mode) {
+    case FL_GATHER: fl_linear_learn(q, p->s, w->factors, w->error, B, to, FL_GATHER); break;
+    case FL_DESCEND:
+        if (B == 1) fl_linear_learn(q, p->s, w->factors, w->error, 1, to, FL_DESCEND);
+        else fl_linear_learn(q, p->s, w->factors, w->error, B, to, FL_DESCEND);
+        break;
+    default: fl_linear_learn(q, p->s, w->factors, w->error, B, to, FL_DESCEND_MOMENTUM);
+    }
+}
+
+/* The second half of a step. The last layer's dy and `error` (which lanes have a target) are set; any: one has. */
 static void fl_learn_backward_step(fastlstm_learner *m, fl_learn_work *w, int any, int fused_sigmoid) {
     const ptrdiff_t B = m->lanes;
     const int descends = m->update && m->chunk == 1;
@@ -153,38 +205,31 @@ static void fl_learn_backward_step(fastlstm_learner *m, fl_learn_work *w, int an
         const fl_learn_layer *p = w->layer + i;
         const fl_geometry *q = &p->cell.q;
         const fastlstm_layer *l = p->cell.l;
-        const int linear = l->kind == FASTLSTM_LINEAR;
+        const fl_target to = {mode, (REAL *)m->weights + p->at, fl_learn_velocity(m, p),
+                              m->gradient ? (REAL *)m->gradient + p->at : NULL, (REAL)m->lr, (REAL)m->momentum};
         const ptrdiff_t per_lane = q->groups * q->factors;
+        if (l->kind == FASTLSTM_LINEAR) {
+            if (any) fl_learn_linear(p, w, B, &to, i > 0 ? p[-1].dy : NULL, fused_sigmoid && i == m->n_layers - 1);
+            continue;
+        }
+        if (i == 0 && w->small.on) {
+            fl_small_learn(&w->small, &p->cell, any ? p->dy : NULL, mode, to.lr, to.momentum);
+            continue;
+        }
         for (ptrdiff_t b = 0; b < B; b++) {
             REAL *factors = w->factors + b * per_lane;
             const int error = any && w->error[b];
-            if (linear) { /* its factors are d_o alone */
-                if (!error) continue;
-                fl_linear_errors(&p->cell, p->dy + b * q->H, p->y + b * q->H, w->d);
-                if (fused_sigmoid && i == m->n_layers - 1) /* dy already is the error of the net input */
-                    for (ptrdiff_t group = 0; group < q->groups; group++)
-                        v_store(w->d + group * VW, fl_load_units(p->dy + b * q->H + group * VW, 1, q->H - group * VW));
-                for (ptrdiff_t group = 0; group < q->groups; group++)
-                    v_store(factors + group * q->factors + 8 * VW, v_load(w->d + group * VW));
-            } else {
-                for (ptrdiff_t group = 0; group < q->groups; group++)
-                    fl_lstm_factors(&p->cell, group, p->act + b * q->acts, error ? p->dy + b * q->H : NULL, factors + group * q->factors);
-                if (error && i > 0) fl_lstm_errors(q, factors, w->d);
-            }
-            if (error && i > 0) fl_input_error(&p->cell, w->d, p[-1].dy + b * q->I);
-        }
-        if (linear && !any) continue;
-        if (i == 0 && w->small.on) {
-            fl_small_learn(&w->small, &p->cell, p->s, w->factors, mode, (REAL)m->lr, (REAL)m->momentum);
-            continue;
+            for (ptrdiff_t group = 0; group < q->groups; group++)
+                fl_lstm_factors(&p->cell, group, p->act + b * q->acts, error ? p->dy + b * q->H : NULL, factors + group * q->factors);
+            if (!error || i == 0) continue;
+            fl_lstm_errors(q, factors, w->d);
+            fl_input_error(&p->cell, w->d, p[-1].dy + b * q->I);
         }
         const int lazy = i == 0 && w->lazy.on;
-        const fl_target to = {mode, (REAL *)m->weights + p->at, fl_learn_velocity(m, p),
-                              m->gradient ? (REAL *)m->gradient + p->at : NULL, (REAL)m->lr, (REAL)m->momentum};
         for (ptrdiff_t group = 0; group < q->groups; group++) {
             for (ptrdiff_t b = 0; b < B; b++)
                 w->lane[b] = (fl_trace_lane){p->s + b * q->M, w->factors + b * per_lane + group * q->factors,
-                                             linear ? NULL : p->traces + (group * B + b) * q->trace, any && w->error[b]};
+                                             p->traces + (group * B + b) * q->trace, any && w->error[b]};
             if (lazy) fl_lazy_learn(&w->lazy, q, group, w->factors + group * q->factors, mode != FL_TRACE_ONLY, to.lr, to.momentum, to.velocity != NULL);
             else fl_trace(q, w->lane, B, &to, group * q->panel);
             if (l->peepholes) {
@@ -225,7 +270,7 @@ static void fl_learn_reset_lane(fastlstm_learner *m, fl_learn_work *w, ptrdiff_t
     const ptrdiff_t B = m->lanes;
     REAL *state = m->state;
     if (w->lazy.on) fl_learn_settle(m, w);
-    if (w->small.here) fl_zero(w->small.traces, w->layer->cell.q.M * w->layer->cell.q.S * w->small.R);
+    fl_small_reset(&w->small, &w->layer->cell.q);
     for (const fl_learn_layer *p = w->layer; p <= w->last; p++) {
         const fastlstm_layer *l = p->cell.l;
         const fl_geometry *q = &p->cell.q;
@@ -266,6 +311,7 @@ static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, cons
     fl_patience patience = {poll, context, 0, fl_fpu_enter()};
     int stop = 0;
     ptrdiff_t t = 0;
+    fl_learn_enter(m, w);
     while (t < steps && !stop) {
         REAL *y_t = (REAL *)y + t * B * O;
         if (reset) fl_learn_reset(m, w, reset + t * B);
@@ -283,6 +329,7 @@ static fastlstm_status fl_learner_run(fastlstm_learner *m, ptrdiff_t steps, cons
 static void fl_learner_forward(fastlstm_learner *m, const void *x, void *y) {
     const fl_fpu mode = fl_fpu_enter();
     fl_learn_work *w = (fl_learn_work *)m->scratch;
+    fl_learn_enter(m, w);
     fl_learn_forward_step(m, w, (const REAL *)x, (REAL *)y);
     fl_fpu_leave(mode);
 }

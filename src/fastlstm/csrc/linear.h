@@ -49,24 +49,27 @@ static void fl_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t r
 
 /* dx[k] (+)= sum_j W[j][k] d[j] over the inputs k of a layer, for one lane: FL_W interleaved partial sums over units,
    groups in order and row-vectors in order inside a group. d: (groups, G, VW), zero in the padding. */
+FL_INLINE void fl_input_error_of(const fl_cell *cell, const REAL *d, REAL *dx, ptrdiff_t groups, ptrdiff_t G) {
+    const REAL *first = cell->w + cell->q.biases * G * VW;
+    const ptrdiff_t I = cell->q.I, panel = cell->q.panel;
+    for (ptrdiff_t k = 0; k < I; k++) {
+        V part[FL_PARTS];
+        for (int p = 0; p < FL_PARTS; p++)
+            part[p] = v_zero();
+        for (ptrdiff_t group = 0; group < groups; group++) {
+            const REAL *w = first + group * panel + k * G * VW;
+            const int p = (int)(group % FL_PARTS);
+            for (ptrdiff_t n = 0; n < G; n++)
+                part[p] = v_fma(v_load(w + n * VW), v_load(d + (group * G + n) * VW), part[p]);
+        }
+        dx[k] = fl_sum_parts(part);
+    }
+}
+
 static void fl_input_error(const fl_cell *cell, const REAL *d, REAL *dx) {
     const fl_geometry *q = &cell->q;
-    enum { PARTS = FL_W / VW };
-    for (ptrdiff_t k = 0; k < q->I; k++) {
-        const REAL *w = cell->w + (q->biases + k) * q->G * VW;
-        V part[PARTS];
-        REAL sum[FL_W];
-        for (int p = 0; p < PARTS; p++)
-            part[p] = v_zero();
-        for (ptrdiff_t group = 0; group < q->groups; group++, w += q->panel) {
-            const int p = (int)(group % PARTS);
-            for (ptrdiff_t n = 0; n < q->G; n++)
-                part[p] = v_fma(v_load(w + n * VW), v_load(d + (group * q->G + n) * VW), part[p]);
-        }
-        for (int p = 0; p < PARTS; p++)
-            v_store(sum + p * VW, part[p]);
-        dx[k] = fl_sum_tree(sum);
-    }
+    if (q->groups == 1 && q->G == 1) fl_input_error_of(cell, d, dx, 1, 1); /* a few outputs */
+    else fl_input_error_of(cell, d, dx, q->groups, q->G);
 }
 
 #endif

@@ -18,10 +18,24 @@ static double fl_sum_squares(ptrdiff_t n, const REAL *a) {
             part[j] += (double)a[k + j] * (double)a[k + j];
     for (int j = 0; k + j < n; j++)
         part[j] += (double)a[k + j] * (double)a[k + j];
-    for (int half = FL_W / 2; half > 0; half /= 2)
+    int half = FL_W / 2;
+    while (n <= half && half > 1) /* the other half is zero */
+        half /= 2;
+    for (; half > 0; half /= 2)
         for (int j = 0; j < half; j++)
             part[j] += part[j + half];
     return part[0];
+}
+
+/* How many of n elements are not NaN. */
+static ptrdiff_t fl_known(ptrdiff_t n, const REAL *a) {
+    const V zero = v_zero(), one = v_set1(1), end = v_set1((REAL)INFINITY);
+    ptrdiff_t count = n - fl_padded(n, VW); /* zeros are loaded beyond the end */
+    for (ptrdiff_t k = 0; k < n; k += VW) { /* a NaN is neither less than infinity nor positive */
+        const V x = fl_load_units(a + k, 1, n - k);
+        count += (ptrdiff_t)v_sum(v_select(v_lt(x, end), one, v_select(v_lt(zero, x), one, zero)));
+    }
+    return count;
 }
 
 static void fl_scale(ptrdiff_t n, REAL *a, REAL factor) {
@@ -35,13 +49,15 @@ static double fl_elementwise_loss(int loss, ptrdiff_t B, ptrdiff_t O, const REAL
     ptrdiff_t n = 0;
     double sum = 0;
     for (ptrdiff_t b = 0; b < B; b++) {
-        ptrdiff_t row = 0;
-        for (ptrdiff_t k = 0; k < O; k++)
-            row += target[b * O + k] == target[b * O + k];
+        const ptrdiff_t row = fl_known(O, target + b * O);
         if (error) error[b] = row > 0;
         n += row;
     }
-    const REAL mean = n ? 1 / (REAL)n : 0;
+    if (!n) {
+        fl_zero(dy, B * O);
+        return 0;
+    }
+    const REAL mean = 1 / (REAL)n;
     if (loss < FASTLSTM_BINARY_CROSS_ENTROPY) {
         for (ptrdiff_t j = 0; j < B * O; j += VW) {
             const V t = fl_load_units(target + j, 1, B * O - j), d = v_sub(fl_load_units(y + j, 1, B * O - j), t);
@@ -52,7 +68,7 @@ static double fl_elementwise_loss(int loss, ptrdiff_t B, ptrdiff_t O, const REAL
         sum = fl_sum_squares(B * O, dy);
         if (loss == FASTLSTM_SSE) return 0.5 * sum;
         fl_scale(B * O, dy, 2 * mean);
-        return n ? sum / (double)n : 0;
+        return sum / (double)n;
     }
     for (ptrdiff_t j = 0, k = 0; j < B * O; j++, k = k + 1 == O ? 0 : k + 1) {
         const REAL t = target[j], w = pos_weight ? pos_weight[k] : 1;
@@ -77,16 +93,16 @@ static double fl_elementwise_loss(int loss, ptrdiff_t B, ptrdiff_t O, const REAL
         dy[j] = mean * (y[j] - t * (w + (1 - w) * y[j])) / p;
         sum -= (double)w * (double)t * log_y + (1 - (double)t) * log_1;
     }
-    return n ? sum / (double)n : 0;
+    return sum / (double)n;
 }
 
 /* e[k] = exp(y[k] - top), top the largest of the O scores; returns their sum. */
 static REAL fl_exponentials(ptrdiff_t O, const REAL *y, REAL *e, REAL *top) {
-    REAL lane[FL_W] = {0};
-    V part[FL_W / VW];
+    V part[FL_PARTS];
     ptrdiff_t k = 0;
     *top = y[0];
     if (O >= VW) { /* a NaN may get lost here: its own exponential brings it back */
+        REAL lane[VW];
         V most = v_load(y);
         for (k = VW; k + VW <= O; k += VW)
             most = v_max(v_load(y + k), most);
@@ -96,18 +112,16 @@ static REAL fl_exponentials(ptrdiff_t O, const REAL *y, REAL *e, REAL *top) {
     }
     for (; k < O; k++)
         if (y[k] > *top) *top = y[k];
-    for (int p = 0; p < FL_W / VW; p++)
+    for (int p = 0; p < FL_PARTS; p++)
         part[p] = v_zero();
     for (k = 0; k < O; k += FL_W)
-        for (int p = 0; p < FL_W / VW && k + p * VW < O; p++) {
+        for (int p = 0; p < FL_PARTS && k + p * VW < O; p++) {
             const ptrdiff_t at = k + p * VW, n = O - at;
             const V x = v_exp_neg(v_sub(fl_load_units(y + at, 1, n), v_set1(*top)));
             fl_store_units(e + at, x, 1, n);
             part[p] = v_add(part[p], n >= VW ? x : fl_load_units(e + at, 1, n)); /* which has zeros beyond the end */
         }
-    for (int p = 0; p < FL_W / VW; p++)
-        v_store(lane + p * VW, part[p]);
-    return fl_sum_tree(lane);
+    return fl_sum_parts(part);
 }
 
 /* weight: (O,), or NULL for ones. */

@@ -12,6 +12,34 @@
 /* c(t) = f c(t-1) + i g: one rounding for f c, one for the sum. */
 FL_INLINE V fl_state(V f, V c_prev, V i, V g) { return v_fma(i, g, v_mul(f, c_prev)); }
 
+/* What of a step's end the gradient needs of each cell. */
+typedef struct fl_local {
+    V mu, u_g, u_i, u_f;
+} fl_local;
+
+/* A cell's local factors, from what its gates and activations were; d_i, d_f: derivatives of its gates. See fl_lstm_factors. */
+FL_INLINE fl_local fl_lstm_local(const fl_geometry *q, const fastlstm_layer *l, V i, V f, V g, V c_prev, V d_i, V d_f) {
+    fl_local u = {f, v_mul(i, v_activate_grad(&l->input_activation, g)), v_mul(q->coupled ? v_sub(g, c_prev) : g, d_i), v_mul(c_prev, d_f)};
+    if (l->clip < INFINITY) {
+        const VM inside = v_lt(v_abs(fl_state(f, c_prev, i, g)), v_set1((REAL)l->clip));
+        u.mu = v_select(inside, u.mu, v_zero());
+        u.u_g = v_select(inside, u.u_g, v_zero());
+        u.u_i = v_select(inside, u.u_i, v_zero());
+        u.u_f = v_select(inside, u.u_f, v_zero());
+    }
+    return u;
+}
+
+/* The error of its state, from that of its output. */
+FL_INLINE V fl_lstm_error(const fastlstm_layer *l, V dh, V o, V hc) {
+    return v_mul(v_mul(dh, o), v_activate_grad(&l->output_activation, hc));
+}
+
+/* Any LSTM's state. */
+FL_INLINE V fl_clipped_state(const fastlstm_layer *l, V f, V c_prev, V i, V g) {
+    return v_max(v_set1((REAL)-l->clip), v_min(v_set1((REAL)l->clip), fl_state(f, c_prev, i, g)));
+}
+
 /* The plain cell's state of one group from its net inputs. */
 FL_INLINE V fl_plain_state(const fl_cell *cell, ptrdiff_t group, const fl_row *row, V i, V f, V g) {
     const ptrdiff_t u = group * VW, n = cell->q.J - u;
@@ -50,7 +78,7 @@ FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, const REAL
     const ptrdiff_t S = q->S, block = group * VW;
     const ptrdiff_t n = q->J - block < VW ? q->J - block : VW;
     const REAL *peep = l->peepholes ? cell->w + q->peephole + group * 3 * S * VW : NULL;
-    const V one = v_set1(1), limit = v_set1((REAL)l->clip), floor = v_set1((REAL)-l->clip);
+    const V one = v_set1(1);
     const REAL *net_g = net + q->gates * VW;
     REAL *c_units = row->c + block * S, *y_units = row->y + block * S;
     REAL *act = row->act ? row->act + fl_act_net(q, group, VW) : NULL, *act_g = act ? act + q->gates * VW : NULL;
@@ -84,8 +112,7 @@ FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, const REAL
     for (ptrdiff_t v = 0; v < S; v++) {
         V g = v_activate(&l->input_activation, v_load(net_g + v * VW));
         V c_prev = fl_load_units(c_units + v, S, n);
-        V c = fl_state(f, c_prev, i, g);
-        c = v_max(floor, v_min(limit, c));
+        V c = fl_clipped_state(l, f, c_prev, i, g);
         fl_store_units(c_units + v, c, S, n);
         if (peep && q->o) a_o = v_fma(v_load(peep + (2 * S + v) * VW), c, a_o);
         if (act_g) {
@@ -123,7 +150,6 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
     const ptrdiff_t n = q->J - block < VW ? q->J - block : VW;
     const REAL *act = acts + fl_act_net(q, group, VW), *act_g = act + q->gates * VW, *kept = acts + fl_act_cell(q, group, VW);
     const V one = v_set1(1), zero = v_zero();
-    const int clipped = l->clip < INFINITY;
     V i = one, f = one, o = one, di = zero, df = zero, dot = zero;
     V d_i = zero, d_f = zero, d_o = zero; /* derivatives of the gates, then the errors of their net inputs */
     if (q->i) i = v_load(act), act += VW, di = v_activate_grad(&l->gate_activation, i);
@@ -132,29 +158,19 @@ static void fl_lstm_factors(const fl_cell *cell, ptrdiff_t group, const REAL *ac
     if (q->o) o = v_load(act);
     for (ptrdiff_t v = 0; v < S; v++) {
         const V g = v_load(act_g + v * VW), hc = v_load(kept + v * VW), c_prev = v_load(kept + (S + v) * VW);
-        V mu = f;
-        V u_g = v_mul(i, v_activate_grad(&l->input_activation, g));
-        V u_i = v_mul(q->coupled ? v_sub(g, c_prev) : g, di);
-        V u_f = v_mul(c_prev, df);
-        if (clipped) {
-            const VM inside = v_lt(v_abs(fl_state(f, c_prev, i, g)), v_set1((REAL)l->clip));
-            mu = v_select(inside, mu, zero);
-            u_g = v_select(inside, u_g, zero);
-            u_i = v_select(inside, u_i, zero);
-            u_f = v_select(inside, u_f, zero);
-        }
+        const fl_local u = fl_lstm_local(q, l, i, f, g, c_prev, di, df);
         /* Traces stay zero in the padding, where nothing is bounded by a gate or met by a weight. */
-        v_store(factors + v * VW, fl_unpadded(mu, n));
-        v_store(factors + (2 * S + v) * VW, fl_unpadded(u_g, n));
-        v_store(factors + (3 * S + v) * VW, fl_unpadded(u_i, n));
-        v_store(factors + (4 * S + v) * VW, fl_unpadded(u_f, n));
+        v_store(factors + v * VW, fl_unpadded(u.mu, n));
+        v_store(factors + (2 * S + v) * VW, fl_unpadded(u.u_g, n));
+        v_store(factors + (3 * S + v) * VW, fl_unpadded(u.u_i, n));
+        v_store(factors + (4 * S + v) * VW, fl_unpadded(u.u_f, n));
         if (!dh) continue;
         const V d = fl_load_units(dh + block * S + v, S, n);
-        const V e = v_mul(v_mul(d, o), v_activate_grad(&l->output_activation, hc));
+        const V e = fl_lstm_error(l, d, o, hc);
         v_store(factors + (S + v) * VW, e);
-        v_store(factors + (5 * S + v) * VW, v_mul(e, u_g));
-        d_i = v_fma(e, u_i, d_i);
-        d_f = v_fma(e, u_f, d_f);
+        v_store(factors + (5 * S + v) * VW, v_mul(e, u.u_g));
+        d_i = v_fma(e, u.u_i, d_i);
+        d_f = v_fma(e, u.u_f, d_f);
         dot = v_fma(d, hc, dot);
     }
     if (!dh) return;

@@ -16,7 +16,7 @@
 #define FL_RUNNER_BYTES 512
 #define FL_CELL_BYTES 512
 #define FL_LEARN_LAYER_BYTES 640
-#define FL_LEARN_WORK_BYTES 384
+#define FL_LEARN_WORK_BYTES 512
 #define FL_COLUMN_BYTES 40
 /* How many pointers a fl_row has (cell.h). */
 enum { FL_ROW_POINTERS = 5 };
@@ -105,8 +105,36 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     return p;
 }
 
+/* Whether it may be kept with all its rows side by side (small.h): packed, half of their vectors would be empty. */
+enum { FL_SMALL_CELLS = 4 };
+static inline int fl_may_be_small(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t vw) {
+    return lanes == 1 && l->kind == FASTLSTM_LSTM && !l->proj_size && !l->peepholes && l->block_size <= FL_SMALL_CELLS &&
+           l->hidden_size <= vw && l->hidden_size / l->block_size <= vw / 2;
+}
+
+/* And where that is: lanes of its rows, then bytes. */
+typedef struct fl_small_plan {
+    ptrdiff_t R, reals, places, list;
+} fl_small_plan;
+
+static inline fl_small_plan fl_plan_small(const fastlstm_layer *l, ptrdiff_t vw, ptrdiff_t real, ptrdiff_t *size) {
+    fl_small_plan p;
+    const fl_geometry q = fl_layer_geometry(l, vw);
+    p.R = 0;
+    for (ptrdiff_t n = 0; n <= q.gates; n++) { /* the gates', then the cells': none in two vectors */
+        const ptrdiff_t wide = n == q.gates ? q.H : q.J;
+        p.R = (p.R % vw + wide > vw ? fl_padded(p.R, vw) : p.R) + wide;
+    }
+    p.R = fl_padded(p.R, vw);
+    p.reals = fl_take(size, (q.M * p.R * (2 + q.S) + fl_padded(q.M, vw) + fl_padded(q.A, vw) + (2 + 2 * q.S) * p.R + 10 * vw) * real);
+    p.places = fl_take(size, (4 * vw + q.S * (p.R + vw)) * (ptrdiff_t)sizeof(int32_t));
+    p.list = fl_take(size, (q.M + 1) * (ptrdiff_t)sizeof(ptrdiff_t));
+    return p;
+}
+
 typedef struct fl_learn_plan {
-    ptrdiff_t work, layers, rows, x, h, a, y, lane, act, c, error, factors, d, net, buffers, lazy, small, small_list, size;
+    ptrdiff_t work, layers, rows, x, h, a, y, lane, act, c, error, factors, d, net, buffers, lazy, size;
+    fl_small_plan small;
 } fl_learn_plan;
 
 /* Steps whose updates lazy.h puts off, and the weights and traces from which on that pays. */
@@ -116,14 +144,6 @@ enum { FL_LAZY = 16, FL_LAZY_WEIGHTS = 250000 };
 static inline int fl_may_be_lazy(const fastlstm_layer *l, ptrdiff_t lanes) {
     return lanes == 1 && l->kind == FASTLSTM_LSTM && l->block_size == 1 && !l->proj_size;
 }
-
-/* Whether it may be kept with all its rows side by side (small.h): blocks that fill half of the widest vector, few cells each. */
-enum { FL_SMALL_CELLS = 4 };
-static inline int fl_may_be_small(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t real) {
-    return lanes == 1 && l->kind == FASTLSTM_LSTM && !l->proj_size && !l->peepholes && l->block_size <= FL_SMALL_CELLS &&
-           l->hidden_size / l->block_size <= 32 / real;
-}
-static inline ptrdiff_t fl_small_width(const fl_geometry *q, ptrdiff_t vw) { return fl_padded(q->G * q->J, vw); }
 
 /* Elements that one layer keeps between the halves of a step. */
 static inline ptrdiff_t fl_learn_buffers(const fl_geometry *q, ptrdiff_t lanes, ptrdiff_t vw) {
@@ -156,11 +176,8 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     p.d = fl_take(&p.size, d * real);
     p.net = fl_take(&p.size, lanes * net * real);
     p.buffers = fl_take(&p.size, buffers * real);
-    if (fl_may_be_small(layers, lanes, real)) {
-        const fl_geometry q = fl_layer_geometry(layers, vw);
-        const ptrdiff_t R = fl_small_width(&q, vw);
-        p.small = fl_take(&p.size, (q.M * R * (2 + q.S) + 3 * (q.S * R + vw) + R + vw) * real);
-        p.small_list = fl_take(&p.size, (q.M + 1) * (ptrdiff_t)sizeof(ptrdiff_t));
+    if (fl_may_be_small(layers, lanes, vw)) {
+        p.small = fl_plan_small(layers, vw, real, &p.size);
     } else if (fl_may_be_lazy(layers, lanes)) {
         const fl_geometry q = fl_layer_geometry(layers, vw);
         p.lazy = fl_take(&p.size, (FL_LAZY * 2 * fl_padded(q.M, vw) + fl_padded(FL_LAZY, vw) + q.groups * (3 + FL_LAZY * (q.traced + 2 * q.G)) * vw) * real);

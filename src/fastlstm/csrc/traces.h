@@ -48,7 +48,7 @@ typedef struct fl_trace_lane {
 FL_INLINE void fl_trace_group(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t lanes, const fl_target *to,
                               ptrdiff_t weights_at, int mode, int S_known, int has_i, int has_f, int has_o, int traced) {
     enum { MU, E_C, U_G, U_I, U_F }; /* in the order of fl_lstm_factors, S vectors each; then d_g, d_i, d_f, d_o */
-    const ptrdiff_t S = S_known ? S_known : q->S, B = S_known ? 1 : lanes, cells = traced ? S : 0, G = cells + has_i + has_f + has_o;
+    const ptrdiff_t S = S_known ? S_known : q->S, B = S_known ? 1 : lanes, G = S + has_i + has_f + has_o;
     const ptrdiff_t gates = has_i + has_f + has_o;
     const V lr = v_set1(to->lr), momentum = v_set1(to->momentum);
     ptrdiff_t at = weights_at, k_trace = 0;
@@ -62,7 +62,7 @@ FL_INLINE void fl_trace_group(const fl_geometry *q, const fl_trace_lane *lane, p
 #define FL_FACTOR(which) (S_known ? known[(which) * S_known + v] : v_load(lane[b].factors + ((which) * S + v) * VW))
     for (ptrdiff_t k = 0; k < q->M; k++, at += G * VW, k_trace += S * traced * VW) {
         V g_i = v_zero(), g_f = v_zero(), g_o = v_zero();
-        for (ptrdiff_t v = 0; v < cells; v++) {
+        for (ptrdiff_t v = 0; v < S; v++) {
             V g_g = v_zero();
             for (ptrdiff_t b = 0; b < B; b++) {
                 REAL *E = lane[b].E + k_trace + v * traced * VW;
@@ -134,14 +134,11 @@ static void fl_trace_peepholes(const fl_geometry *q, ptrdiff_t group, const fl_t
     }
 }
 
-/* Compiled once for each fate of the gradient, and for the common shapes: linear layers (their error is d_o), today's
-   cell, the cell of 1997, whatever else. */
+/* Compiled once for each fate of the gradient, and for the common shapes: today's cell, the cell of 1997, whatever else. */
 #define FL_TRACE_MODE(NAME, MODE)                                                                                          \
     FL_NOINLINE void NAME(const fl_geometry *q, const fl_trace_lane *lane, ptrdiff_t lanes, const fl_target *to, ptrdiff_t at) { \
         const int all = q->gates == 3, one = lanes == 1, i_and_o = q->i && !q->f && q->o;                                 \
-        if (one && !q->traced) fl_trace_group(q, lane, 1, to, at, MODE, 1, 0, 0, 1, 0);                                   \
-        else if (!q->traced) fl_trace_group(q, lane, lanes, to, at, MODE, 0, 0, 0, 1, 0);                                 \
-        else if (one && all && q->S == 1) fl_trace_group(q, lane, 1, to, at, MODE, 1, 1, 1, 1, 3);                        \
+        if (one && all && q->S == 1) fl_trace_group(q, lane, 1, to, at, MODE, 1, 1, 1, 1, 3);                        \
         else if (one && i_and_o && q->S == 1) fl_trace_group(q, lane, 1, to, at, MODE, 1, 1, 0, 1, 2);                    \
         else if (one && i_and_o && q->S == 2) fl_trace_group(q, lane, 1, to, at, MODE, 2, 1, 0, 1, 2);                    \
         else fl_trace_group(q, lane, lanes, to, at, MODE, 0, q->i, q->f, q->o, (int)q->traced);                           \

@@ -169,11 +169,13 @@ FL_INLINE V fl_unpadded(V x, ptrdiff_t n) {
 }
 
 /* The sum of FL_W interleaved partial sums, by halves: the same tree whatever VW is. */
-FL_INLINE REAL fl_sum_tree(REAL *t) {
-    for (int half = FL_W / 2; half > 0; half /= 2)
-        for (int j = 0; j < half; j++)
-            t[j] += t[j + half];
-    return t[0];
+enum { FL_PARTS = FL_W / VW };
+FL_INLINE REAL fl_sum_parts(V *part) {
+    FL_UNROLL
+    for (int half = FL_PARTS / 2; half > 0; half /= 2)
+        for (int p = 0; p < half; p++)
+            part[p] = v_add(part[p], part[p + half]);
+    return v_sum(part[0]);
 }
 
 #endif

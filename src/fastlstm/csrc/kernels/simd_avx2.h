@@ -13,6 +13,8 @@
    v_lt, v_select         vcmpps, vblendvps            vcmppd, vblendvpd
    v_pow2                 vpslld, vpaddd               vpsllq, vpaddq
    v_zip_low, v_zip_high  vunpck*ps, vperm2f128        vunpck*pd, vperm2f128
+   v_permute              vpermps                      vpermps
+   v_sum                  vextractf128, vaddps         vextractf128, vaddpd
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
@@ -30,7 +32,8 @@
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
-   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second.
+   v_permute: lane j is a[from[j]]. v_sum: by halves, a[j] + a[j + VW/2] first. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -88,6 +91,15 @@ FL_INLINE V v_pow2(V r) {
 }
 FL_INLINE V v_zip_low(V a, V b) { return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x20); }
 FL_INLINE V v_zip_high(V a, V b) { return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x31); }
+FL_INLINE V v_permute(V a, const int32_t *from) {
+    const __m256i low = _mm256_slli_epi64(_mm256_cvtepi32_epi64(_mm_loadu_si128((const __m128i *)from)), 1); /* halves of doubles */
+    const __m256i both = _mm256_or_si256(low, _mm256_slli_epi64(_mm256_add_epi64(low, _mm256_set1_epi64x(1)), 32));
+    return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(a), both));
+}
+FL_INLINE REAL v_sum(V a) {
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
 
 #else
 
@@ -127,6 +139,12 @@ FL_INLINE V v_pow2(V r) {
 }
 FL_INLINE V v_zip_low(V a, V b) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20); }
 FL_INLINE V v_zip_high(V a, V b) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31); }
+FL_INLINE V v_permute(V a, const int32_t *from) { return _mm256_permutevar8x32_ps(a, _mm256_loadu_si256((const __m256i *)from)); }
+FL_INLINE REAL v_sum(V a) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
 
 /* Every processor with AVX2 has F16C. */
 FL_INLINE V v_load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }

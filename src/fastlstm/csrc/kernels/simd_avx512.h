@@ -13,6 +13,8 @@
    v_lt, v_select         vcmpps k, vblendmps          vcmppd k, vblendmpd
    v_pow2                 vpslld, vpaddd               vpsllq, vpaddq
    v_zip_low, v_zip_high  vpermt2ps                    vpermt2pd
+   v_permute              vpermps                      vpermpd
+   v_sum                  vextract, vaddps             vextract, vaddpd
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
@@ -30,7 +32,8 @@
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
-   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second.
+   v_permute: lane j is a[from[j]]. v_sum: by halves, a[j] + a[j + VW/2] first. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -91,6 +94,14 @@ FL_INLINE V v_zip_low(V a, V b) {
 FL_INLINE V v_zip_high(V a, V b) {
     return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
 }
+FL_INLINE V v_permute(V a, const int32_t *from) {
+    return _mm512_permutexvar_pd(_mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)from)), a);
+}
+FL_INLINE REAL v_sum(V a) {
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
 
 #else
 
@@ -133,6 +144,13 @@ FL_INLINE V v_zip_low(V a, V b) {
 }
 FL_INLINE V v_zip_high(V a, V b) {
     return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+}
+FL_INLINE V v_permute(V a, const int32_t *from) { return _mm512_permutexvar_ps(_mm512_loadu_si512(from), a); }
+FL_INLINE REAL v_sum(V a) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 
 FL_INLINE V v_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

@@ -10,7 +10,8 @@
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
-   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second.
+   v_permute: lane j is a[from[j]]. v_sum: by halves, a[j] + a[j + VW/2] first. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -74,6 +75,8 @@ FL_INLINE V v_abs(V a) { return v_copysign(a, v_zero()); }
 FL_INLINE V v_pow2(V r) { return (V)(((v_bits)r << 52) + ((uint64_t)1023 << 52)); }
 FL_INLINE V v_zip_low(V a, V b) { return (V){a[0], b[0]}; }
 FL_INLINE V v_zip_high(V a, V b) { return (V){a[1], b[1]}; }
+FL_INLINE V v_permute(V a, const int32_t *from) { return (V){a[from[0]], a[from[1]]}; }
+FL_INLINE REAL v_sum(V a) { return a[0] + a[1]; }
 
 #else
 
@@ -124,6 +127,8 @@ FL_INLINE V v_abs(V a) { return v_copysign(a, v_zero()); }
 FL_INLINE V v_pow2(V r) { return (V)(((v_bits)r << 23) + ((uint32_t)127 << 23)); }
 FL_INLINE V v_zip_low(V a, V b) { return (V){a[0], b[0], a[1], b[1]}; }
 FL_INLINE V v_zip_high(V a, V b) { return (V){a[2], b[2], a[3], b[3]}; }
+FL_INLINE V v_permute(V a, const int32_t *from) { return (V){a[from[0]], a[from[1]], a[from[2]], a[from[3]]}; }
+FL_INLINE REAL v_sum(V a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 
 FL_INLINE V v_load_half(const uint16_t *p) {
     const v_bits h = {p[0], p[1], p[2], p[3]}, size = h & 0x7fff, sign = (h & 0x8000) << 16;

@@ -13,6 +13,8 @@
    v_lt, v_select         fcmgt, bsl                   fcmgt, bsl
    v_pow2                 shl, add 4s                  shl, add 2d
    v_zip_low, v_zip_high  zip1, zip2 4s                zip1, zip2 2d
+   v_permute              tbl 16b                      ins, ldr
+   v_sum                  fadd 2s, faddp               faddp
 
    Compact weights, f32 alone:
    v_load_half            ldr d, fcvtl
@@ -31,7 +33,8 @@
    v_max and v_min give the second operand where either is NaN, and where both are zeros; fmax and
    fmin would give NaN, and would order the zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
-   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second. */
+   v_zip_low and v_zip_high: a[0], b[0], a[1], b[1], ...: the first half of it and the second.
+   v_permute: lane j is a[from[j]]. v_sum: by halves, a[j] + a[j + VW/2] first. */
 #ifndef FL_SIMD_H
 #define FL_SIMD_H
 
@@ -91,6 +94,12 @@ FL_INLINE V v_pow2(V r) {
 }
 FL_INLINE V v_zip_low(V a, V b) { return vzip1q_f64(a, b); }
 FL_INLINE V v_zip_high(V a, V b) { return vzip2q_f64(a, b); }
+FL_INLINE V v_permute(V a, const int32_t *from) {
+    REAL t[VW];
+    v_store(t, a);
+    return vcombine_f64(vld1_f64(t + from[0]), vld1_f64(t + from[1]));
+}
+FL_INLINE REAL v_sum(V a) { return vpaddd_f64(a); }
 
 #else
 
@@ -135,6 +144,12 @@ FL_INLINE V v_pow2(V r) {
 }
 FL_INLINE V v_zip_low(V a, V b) { return vzip1q_f32(a, b); }
 FL_INLINE V v_zip_high(V a, V b) { return vzip2q_f32(a, b); }
+FL_INLINE V v_permute(V a, const int32_t *from) {
+    const uint32x4_t first = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(from)), 0x04040404); /* of each lane's four bytes */
+    const uint8x16_t bytes = vreinterpretq_u8_u32(vaddq_u32(first, vdupq_n_u32(0x03020100)));
+    return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(a), bytes));
+}
+FL_INLINE REAL v_sum(V a) { return vpadds_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a))); }
 
 FL_INLINE V v_load_half(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 
