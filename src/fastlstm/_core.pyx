@@ -301,11 +301,24 @@ cdef class Network:
             raise ValueError(f"{lanes} lanes do not fit into memory")
         return aligned(size + 1, self.dtype)[:size]
 
-    def new_scratch(self, Py_ssize_t steps, Py_ssize_t lanes, int threads=1, int by_units=0):
+    cdef Py_ssize_t scratch_size(self, Py_ssize_t steps, Py_ssize_t lanes, int threads, int by_units) except -1:
         cdef Py_ssize_t size = fastlstm_parallel_scratch_size(self.engine, self.layers, self.n_layers, steps, lanes, threads, by_units)
         if size < 0:
             raise ValueError(f"{steps} steps of {lanes} lanes do not fit into memory")
-        return aligned(size, self.dtype)
+        return size
+
+    def new_scratch(self, Py_ssize_t steps, Py_ssize_t lanes):
+        return aligned(self.scratch_size(steps, lanes, 1, 0), self.dtype)
+
+    def ready(self, x):
+        """Dimensions of x if it is (T, I), (T, B, I) or (B, T, I) just as C reads it; 0 if not."""
+        if type(x) is not np_ndarray:
+            return 0
+        cdef cnp.ndarray a = <cnp.ndarray>x
+        cdef int ndim = cnp.PyArray_NDIM(a)
+        if cnp.PyArray_TYPE(a) != self.dtype.num or not cnp.PyArray_ISCARRAY_RO(a) or not 2 <= ndim <= 3:
+            return 0
+        return ndim if cnp.PyArray_DIM(a, ndim - 1) == self.input_size and cnp.PyArray_SIZE(a) > 0 else 0
 
     def forward(self, packed, x, y, state, lengths=None, reset=None, bint batch_first=False, starts=None):
         """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written.
@@ -322,7 +335,7 @@ cdef class Network:
         cdef int threads = fastlstm_divide(self.engine, self.layers, self.n_layers, batch.steps, batch.lanes, num_threads, &by_units)
         global has_pool
         has_pool |= threads > 1
-        scratch = self.new_scratch(batch.steps, batch.lanes, threads, by_units)
+        scratch = self.pool.take(SCRATCH, self.scratch_size(batch.steps, batch.lanes, threads, by_units), self.dtype)
         batch.x, batch.y, batch.state = data(x), data(y), data(state)
         batch.x_step, batch.x_lane = self.input_size * batch.lanes, self.input_size
         batch.y_step, batch.y_lane = self.output_size * batch.lanes, self.output_size

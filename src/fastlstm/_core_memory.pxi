@@ -4,10 +4,24 @@ def aligned(Py_ssize_t size, dtype):
     """Zeroed 1-D array of `size` elements that starts on a 64-byte boundary."""
     if size < 0:
         raise ValueError("a size does not fit into memory")
-    item = np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64 // item, dtype)
+    cdef cnp.dtype kind = np.dtype(dtype)
+    cdef Py_ssize_t item = kind.itemsize
+    cdef cnp.npy_intp shape = size + 64 // item
+    raw = cnp.PyArray_ZEROS(1, &shape, kind.num, 0)
     cdef Py_ssize_t skip = (-<Py_ssize_t>data(raw) & 63) // item
     return raw[skip:skip + size]
+
+
+def part_of(cnp.ndarray flat, Py_ssize_t at, tuple shape):
+    """flat[at : ...] as a view of `shape` (3 sizes); a third of what slicing and reshaping take."""
+    cdef cnp.npy_intp sizes[3]
+    sizes[0], sizes[1], sizes[2] = shape
+    if at < 0 or at + sizes[0] * sizes[1] * sizes[2] > cnp.PyArray_DIM(flat, 0):
+        raise IndexError("a part of an array lies beyond its end")
+    cdef char *start = <char *>cnp.PyArray_DATA(flat) + at * cnp.PyArray_ITEMSIZE(flat)
+    array = cnp.PyArray_SimpleNewFromData(3, sizes, cnp.PyArray_TYPE(flat), start)
+    cnp.set_array_base(array, flat)
+    return array
 
 
 cdef enum:

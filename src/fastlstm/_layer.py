@@ -233,7 +233,7 @@ class Layer:
         for cells, widths in self._recurrent:
             parts = {}
             for part, width in widths.items():
-                parts[part] = flat[at : at + cells * lanes * width].reshape(cells, lanes, width)
+                parts[part] = _core.part_of(flat, at, (cells, lanes, width))
                 at += cells * lanes * width
             entries.append(parts)
         return entries
@@ -331,12 +331,13 @@ class Layer:
 
     def _batch(self, x, state, lengths, reset):
         """Checked arguments of a call: x (T, B, I) or, with the fifth true, (B, T, I); was it a single sequence?"""
-        single = ndim_of(x) == 2
+        ndim = self._network.ready(x)
+        single = (ndim or ndim_of(x)) == 2
         batch_first = self.batch_first and not single
+        if not ndim:
+            x = as_input(x, "x", self.dtype, (-1,) * (2 - single) + (self._network.input_size,))
         if single:
-            x = as_input(x, "x", self.dtype, (-1, self._network.input_size))[:, None, :]
-        else:
-            x = as_input(x, "x", self.dtype, (-1, -1, self._network.input_size))
+            x = x[:, None, :]
         lanes, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
         if lengths is not None:
             lengths = self._lengths(lengths, lanes, steps)

@@ -162,9 +162,24 @@ fastlstm_status fl_engine_check(const fastlstm_engine *engine, const fastlstm_la
     return engine->bits == 64 && any_compact(layers, n) ? FASTLSTM_BAD_LAYER : FASTLSTM_OK;
 }
 
+/* Elements of the state of a checked network; -1 if they do not fit. */
+static ptrdiff_t state_size(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes) {
+    ptrdiff_t size = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fastlstm_layer *l = layers + i;
+        const fl_geometry q = fl_layer_geometry(l, 1);
+        if (l->kind == FASTLSTM_LINEAR) continue;
+        size = FL_MAX(size, l->state_h + q.P);
+        if (l->kind == FASTLSTM_LSTM) size = FL_MAX(size, l->state_c + q.H);
+        if (q.A) size = FL_MAX(size, l->state_a + q.A);
+    }
+    return times(times(size, lanes), 8) < 0 ? -1 : size * lanes;
+}
+
+/* Of a checked network. */
 int fl_counts_fit(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
     ptrdiff_t total = 0;
-    if (fastlstm_state_size(layers, n, lanes) < 0) return 0;
+    if (lanes <= 0 || state_size(layers, n, lanes) < 0) return 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, 16);
         total = plus(total, plus(plus(times(q.groups, q.trace), plus(times(q.groups, q.factors), q.acts)), q.M + 8 * q.H + 64 + 16 * q.G));
@@ -194,17 +209,7 @@ ptrdiff_t fastlstm_params_size(const fastlstm_layer *layers, ptrdiff_t n_layers)
 }
 
 ptrdiff_t fastlstm_state_size(const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
-    ptrdiff_t size = 0;
-    if (fastlstm_net_check(layers, n_layers) || lanes <= 0) return -1;
-    for (ptrdiff_t i = 0; i < n_layers; i++) {
-        const fastlstm_layer *l = layers + i;
-        const fl_geometry q = fl_layer_geometry(l, 1);
-        if (l->kind == FASTLSTM_LINEAR) continue;
-        size = FL_MAX(size, l->state_h + q.P);
-        if (l->kind == FASTLSTM_LSTM) size = FL_MAX(size, l->state_c + q.H);
-        if (q.A) size = FL_MAX(size, l->state_a + q.A);
-    }
-    return times(times(size, lanes), 8) < 0 ? -1 : size * lanes;
+    return fastlstm_net_check(layers, n_layers) || lanes <= 0 ? -1 : state_size(layers, n_layers, lanes);
 }
 
 ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers) {
@@ -215,11 +220,15 @@ ptrdiff_t fastlstm_packed_size(const fastlstm_engine *engine, const fastlstm_lay
     return size;
 }
 
+static ptrdiff_t forward_scratch(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps, ptrdiff_t lanes) {
+    if (steps <= 0 || lanes <= 0 || !fl_counts_fit(layers, n, steps, lanes)) return -1;
+    const ptrdiff_t real = engine->bits / 8;
+    return (fl_plan_forward(layers, n, steps, lanes, engine->vw, real).size + real - 1) / real;
+}
+
 ptrdiff_t fastlstm_forward_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                         ptrdiff_t steps, ptrdiff_t lanes) {
-    if (fl_engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || !fl_counts_fit(layers, n_layers, steps, lanes)) return -1;
-    const ptrdiff_t real = engine->bits / 8;
-    return (fl_plan_forward(layers, n_layers, steps, lanes, engine->vw, real).size + real - 1) / real;
+    return fl_engine_check(engine, layers, n_layers) ? -1 : forward_scratch(engine, layers, n_layers, steps, lanes);
 }
 
 ptrdiff_t fastlstm_trace_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
@@ -352,7 +361,7 @@ int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers,
                     int threads, int *by_units) {
     ptrdiff_t work = 0, largest = 0;
     *by_units = 0;
-    if (fl_engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0 || threads <= 1) return 1;
+    if (threads <= 1 || fl_engine_check(engine, layers, n_layers) || steps <= 0 || lanes <= 0) return 1;
     for (ptrdiff_t i = 0; i < n_layers; i++) {
         const ptrdiff_t weights = fl_layer_geometry(layers + i, engine->vw).packed;
         work = plus(work, times(times(weights, steps), lanes));
@@ -365,7 +374,7 @@ int fastlstm_divide(const fastlstm_engine *engine, const fastlstm_layer *layers,
     return *by_units || threads <= lanes ? threads : (int)lanes;
 }
 
-/* Scratch of a divided call: room for the order of lanes, then the same for each thread. */
+/* Scratch of a divided call of a checked network: room for the order of lanes, then the same for each thread. */
 typedef struct fl_room {
     ptrdiff_t order, each; /* elements; each is -1 if the division is impossible or its size does not fit */
 } fl_room;
@@ -376,8 +385,8 @@ static fl_room room_for(const fastlstm_engine *engine, const fastlstm_layer *lay
     if (threads < 1 || threads > FL_MOST_THREADS || by_units < 0 || by_units > 1 || (!by_units && threads > lanes)) return none;
     /* Shares of lanes differ by one, and fewer lanes may need more: they look further ahead. */
     const ptrdiff_t parts = by_units ? 1 : threads;
-    const ptrdiff_t less = fastlstm_forward_scratch_size(engine, layers, n, steps, lanes / parts);
-    const ptrdiff_t more = fastlstm_forward_scratch_size(engine, layers, n, steps, lanes / parts + (lanes % parts != 0));
+    const ptrdiff_t less = forward_scratch(engine, layers, n, steps, lanes / parts);
+    const ptrdiff_t more = lanes % parts ? forward_scratch(engine, layers, n, steps, lanes / parts + 1) : less;
     if (less < 0 || more < 0 || (by_units && !units_divide(layers, n))) return none;
     const ptrdiff_t real = engine->bits / 8, order = times(lanes, (ptrdiff_t)sizeof(ptrdiff_t)) / real;
     const fl_room room = {(order + 15) / 16 * 16, (FL_MAX(less, more) + 15) / 16 * 16};
@@ -429,6 +438,7 @@ static void run_share(void *context, int part, int parts) {
 
 ptrdiff_t fastlstm_parallel_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                                          ptrdiff_t steps, ptrdiff_t lanes, int threads, int by_units) {
+    if (fl_engine_check(engine, layers, n_layers)) return -1;
     const fl_room room = room_for(engine, layers, n_layers, steps, lanes, threads, by_units);
     return room.each < 0 ? -1 : room.order + room.each * threads;
 }

@@ -398,7 +398,8 @@ fastlstm_status fastlstm_chunk_run(fastlstm_chunk_learner *m, ptrdiff_t steps, c
     if (status) return status;
     const fl_chunk *c = chunk_open(m);
     const ptrdiff_t weights = c->weights, B = c->B;
-    const ptrdiff_t most = FL_MAX(FL_POLL_WORK / (weights * B), 1); /* steps whose forward pass may go on without a poll */
+    /* Steps whose forward pass may go on without a poll: some tens of milliseconds. In fewer, input products read their weights more often. */
+    const ptrdiff_t most = FL_MAX(8 * FL_POLL_WORK / (weights * B), 1);
     ptrdiff_t t = 0, work = 0;
     int stop = 0;
     chunk_close(c);
