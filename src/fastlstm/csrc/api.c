@@ -529,7 +529,8 @@ static fl_training_room training_room(const fastlstm_engine *engine, const fastl
         d = directions(layers + i, n - i);
         int by_units = 0;
         const int parts = fastlstm_divide(engine, layers + i, d, steps, lanes, threads, &by_units);
-        const ptrdiff_t forward = times(fastlstm_parallel_scratch_size(engine, layers + i, d, steps, lanes, parts, by_units), real);
+        const fl_room share = room_for(engine, layers + i, d, steps, lanes, parts, by_units);
+        const ptrdiff_t forward = share.each < 0 ? -1 : times(plus(share.order, times(share.each, parts)), real);
         if (forward < 0) return none;
         room.size = FL_MAX(room.size, forward);
         for (ptrdiff_t j = i; j < i + d; j++) {
