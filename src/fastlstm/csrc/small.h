@@ -290,6 +290,9 @@ FL_INLINE void fl_small_pass(const fl_small *z, const fl_geometry *q, const fl_s
     const VM is_i = v_lt(kind, v_set1(FL_SMALL_F)), is_f = v_lt(kind, v_set1(FL_SMALL_O));
     V mu[FL_SMALL_CELLS], u[FL_SMALL_CELLS], e[FL_SMALL_CELLS];
     FL_UNROLL
+    for (int v = 0; v < FL_SMALL_CELLS; v++)
+        mu[v] = u[v] = e[v] = zero;
+    FL_UNROLL
     for (ptrdiff_t v = 0; v < S; v++) {
         const int32_t *cells = z->to_row + v * z->R + at;
         const VM own = v_lt(zero, v_load(z->own + v * z->R + at));
