@@ -88,9 +88,13 @@ static pupil move(pupil *p) {
     const int bits = fastlstm_engine_bits(e);
     pupil to = pupil_new(u, e, u->k.w);
     ptrdiff_t size;
-    CHECK(CALL(fastlstm_pack(e, m->l, m->n, unpacked(p, p->m.weights), to.m.weights)) == FASTLSTM_OK);
-    if (to.m.velocity) CHECK(CALL(fastlstm_pack(e, m->l, m->n, unpacked(p, p->m.velocity), to.m.velocity)) == FASTLSTM_OK);
-    if (to.m.gradient) CHECK(CALL(fastlstm_pack(e, m->l, m->n, unpacked(p, p->m.gradient), to.m.gradient)) == FASTLSTM_OK);
+    const void *from[3] = {p->m.weights, p->m.velocity, p->m.gradient};
+    void *packed[3] = {to.m.weights, to.m.velocity, to.m.gradient};
+    for (int j = 0; j < 3; j++) {
+        if (!packed[j]) continue;
+        const void *params = unpacked(p, from[j]); /* a call too, so not inside the next one */
+        CHECK(CALL(fastlstm_pack(e, m->l, m->n, params, packed[j])) == FASTLSTM_OK);
+    }
     void *traces = canonical_traces(p, &size);
     CHECK(CALL(fastlstm_trace_convert(e, m->l, m->n, u->k.B, to.m.traces, traces, 0)) == FASTLSTM_OK);
     CHECK(memcmp(traces, canonical_traces(&to, &size), (size_t)(size * bits / 8)) == 0);
