@@ -790,7 +790,7 @@ fastlstm_status fastlstm_learner_settle(fastlstm_learner *m) {
 int fastlstm_learner_lazy(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t lanes) {
     if (fl_engine_check(engine, layers, n_layers)) return 0;
     if (fl_may_be_small(layers, lanes, engine->vw)) return 1;
-    if (!fl_may_be_lazy(layers, lanes)) return 0;
+    if (!fl_may_be_lazy(layers, lanes, engine->bits / 8)) return 0;
     const fl_geometry q = fl_layer_geometry(layers, 1);
     return q.M * q.H * (q.G + q.traced) >= FL_LAZY_WEIGHTS;
 }

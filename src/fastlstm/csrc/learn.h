@@ -69,7 +69,7 @@ static void fl_learner_prepare(fastlstm_learner *m) {
     }
     const int small = fl_may_be_small(m->layers, m->lanes, VW);
     fl_small_init(&w.small, &w.layer->cell.q, base, &plan.small, m->lazy && small);
-    fl_lazy_init(&w.lazy, &w.layer->cell.q, (REAL *)(base + plan.lazy), m->lazy && !small && fl_may_be_lazy(m->layers, m->lanes));
+    fl_lazy_init(&w.lazy, &w.layer->cell.q, (REAL *)(base + plan.lazy), m->lazy && fl_may_be_lazy(m->layers, m->lanes, (ptrdiff_t)sizeof(REAL)));
     *(fl_learn_work *)m->scratch = w;
 }
 

@@ -112,7 +112,13 @@ static inline int fl_may_be_small(const fastlstm_layer *l, ptrdiff_t lanes, ptrd
            l->hidden_size <= vw && l->hidden_size / l->block_size <= vw / 2;
 }
 
-/* And where that is: lanes of its rows, then bytes. */
+/* Whether its updates can be put off: not where the widest vectors would keep it side by side, so that every instruction set has
+   the same bits. */
+static inline int fl_may_be_lazy(const fastlstm_layer *l, ptrdiff_t lanes, ptrdiff_t real) {
+    return lanes == 1 && l->kind == FASTLSTM_LSTM && l->block_size == 1 && !l->proj_size && !fl_may_be_small(l, lanes, 64 / real);
+}
+
+/* Where a small layer's rows are: how many lanes, then bytes. */
 typedef struct fl_small_plan {
     ptrdiff_t R, reals, places, list;
 } fl_small_plan;
@@ -139,11 +145,6 @@ typedef struct fl_learn_plan {
 
 /* Steps whose updates lazy.h puts off, and the weights and traces from which on that pays. */
 enum { FL_LAZY = 16, FL_LAZY_WEIGHTS = 250000 };
-
-/* Whether the first layer's updates can be put off. */
-static inline int fl_may_be_lazy(const fastlstm_layer *l, ptrdiff_t lanes) {
-    return lanes == 1 && l->kind == FASTLSTM_LSTM && l->block_size == 1 && !l->proj_size;
-}
 
 /* Elements that one layer keeps between the halves of a step. */
 static inline ptrdiff_t fl_learn_buffers(const fl_geometry *q, ptrdiff_t lanes, ptrdiff_t vw) {
@@ -178,7 +179,7 @@ static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_
     p.buffers = fl_take(&p.size, buffers * real);
     if (fl_may_be_small(layers, lanes, vw)) {
         p.small = fl_plan_small(layers, vw, real, &p.size);
-    } else if (fl_may_be_lazy(layers, lanes)) {
+    } else if (fl_may_be_lazy(layers, lanes, real)) {
         const fl_geometry q = fl_layer_geometry(layers, vw);
         p.lazy = fl_take(&p.size, (FL_LAZY * 2 * fl_padded(q.M, vw) + fl_padded(FL_LAZY, vw) + q.groups * (3 + FL_LAZY * (q.traced + 2 * q.G)) * vw) * real);
     }
