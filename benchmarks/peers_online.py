@@ -3,9 +3,9 @@
 One stream, one thread, float32, an LSTM with a linear layer, squared error, SGD. PyTorch learns by truncated
 backpropagation over chunks of 16 steps, as `nn.LSTM` and as `nn.LSTMCell`, the better counts; fastlstm by each gradient
 of its `OnlineLearner`, and by the forward and backward of its training (`net.forward`, `SGD.step`) over the same
-chunks. "At once" is `chunk=1` without putting off what it writes, where it would (csrc/lazy.h). All do `STEPS` steps a
-call, and take turns in one process as in `peers.py`, whose rounds and limits these are. Weights after the first call
-are compared where the gradient is the same.
+chunks. "At once" is `chunk=1` where it would put off what it writes (csrc/lazy.h), or keep it side by side
+(csrc/small.h), without that. All do `STEPS` steps a call, and take turns in one process as in `peers.py`, whose rounds
+and limits these are. Weights after the first call are compared where the gradient is the same.
 
 Two more measures: the cost of a step and the resident memory after so many steps, the old learner in turns with a fresh
 one; and a roofline (Williams, Waterman and Patterson 2009): how many operations a second, against operations per byte
@@ -111,10 +111,10 @@ def own_call(problem, way):
     return partial(learner.run, problem.x, problem.targets), net.state_dict
 
 
-def puts_off(problem):
-    """Whether `chunk=1` puts off what it writes."""
+def has_own_form(problem):
+    """Whether `chunk=1` does otherwise than at once."""
     net = problem.net()
-    return problem.name not in PAPER and fl.OnlineLearner(net, "mse", fl.SGD(net, RATE))._core.lazy
+    return fl.OnlineLearner(net, "mse", fl.SGD(net, RATE))._core.lazy
 
 
 def own_training(problem):
@@ -207,7 +207,7 @@ def run(name, limits, effort, torch):
     """Check and measure one network: the row that goes into the JSON file."""
     problem = Problem(name)
     made = {way: own_call(problem, way) for way in WAYS} | {OWN: own_training(problem)}
-    if puts_off(problem):
+    if has_own_form(problem):
         made[NAIVE] = own_call(problem, NAIVE)
     if torch and name.startswith("H="):
         made |= {"PyTorch": pytorch_call(problem, False), "PyTorch cell": pytorch_call(problem, True)}

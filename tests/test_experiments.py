@@ -354,10 +354,10 @@ def test_output_units_that_see_the_inputs_follow_the_gradient():
 
     full, eps = make("lstm1997:gradient=bptt", 1e-3), 1e-2
     assert full.weights == 276 + 7 * 7 + 7
-    before, body = loss(full), full._body.parameters.copy()
+    before, body = loss(full), full.net.parameters.copy()
     out = full._out.copy()
     full.learn(batch)
-    gradient = np.concatenate([(body - full._body.parameters).ravel(), (out - full._out).ravel()]) / 1e-3
+    gradient = np.concatenate([(body - full.net.parameters).ravel(), (out - full._out).ravel()]) / 1e-3
     frozen = full._frozen
     assert (gradient[frozen] == 0).all() and np.linalg.norm(gradient) > 0.1
     assert loss(full) == pytest.approx(before - 1e-3 * gradient @ gradient, abs=2e-6)
@@ -372,7 +372,7 @@ def test_output_units_that_see_the_inputs_follow_the_gradient():
     first = Batch(batch.xs[:1], batch.targets[:1], np.array([0]))
     full, truncated = make("lstm1997:gradient=bptt", 0.5), make("lstm1997", 0.5)
     assert np.allclose(full.learn(first), truncated.learn(first))
-    assert np.allclose(full._body.parameters, truncated._body.parameters, atol=1e-6)
+    assert np.allclose(full.net.parameters, truncated.net.parameters, atol=1e-6)
     assert np.allclose(full._out, truncated._out, atol=1e-6) and not np.allclose(full._out, out)
     with pytest.raises(ValueError, match="plain gradient descent"):
         make("lstm1997:optimizer=adam", 0.1)

@@ -46,7 +46,10 @@ class StreamTask(Task):
 
     def judge(self, batch, ys):
         """(T,) bool: whether each step is right; one without target is."""
-        return ~(np.abs(ys - batch.targets) >= self.tolerance).any(axis=1)
+        return self._right(batch.targets, ys)
+
+    def _right(self, targets, ys):
+        return ~(np.abs(ys - targets) >= self.tolerance).any(axis=-1)
 
     def follow(self, run, draw, limit, learner=None):
         """Follow one stream to its first wrong prediction, or to `limit`.
@@ -96,7 +99,7 @@ class StreamTask(Task):
         """Learn step by step until one is wrong: its index, or None."""
         resets = set() if batch.continual else set(batch.starts.tolist())
         for t, (x, target) in enumerate(zip(batch.xs, batch.targets, strict=True)):
-            if (np.abs(learner.step(x, target, t in resets) - target) >= self.tolerance).any():
+            if not self._right(target, learner.step(x, target, t in resets)):
                 return t
         return None
 

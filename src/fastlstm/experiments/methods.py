@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import fastlstm as fl
+from fastlstm.experiments._shortcut import sigmoid
 from fastlstm.experiments._task import BLOCK_NUMBERS
 
 OPTIMIZERS = {"sgd": fl.SGD, "adam": fl.Adam, "rmsprop": fl.RMSprop}
@@ -30,6 +31,7 @@ class Engine:
         self.net, self._optimizer, self._batch = net, optimizer, batch
         self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
         self._learner, self._update, self._rate = None, update, optimizer.lr
+        self._stepwise = len(self._frozen) > 0  # Python has something to do after each update
         if (gradient, update) != ("bptt", "sequence"):
             chunk = {"step": 1, "sequence": "episode"}.get(update, update)
             self._learner = fl.OnlineLearner(net, loss="sse", optimizer=optimizer, gradient=gradient, chunk=chunk)
@@ -43,18 +45,23 @@ class Engine:
         """Learn from sequences, one after the other; the outputs (T, K) before learning from each target."""
         if self._learner is None:
             return self._backpropagate(batch)
-        if len(self._frozen):
-            return np.concatenate([self._guarded(xs, targets) for xs, targets in batch])
-        ys = self._learner.run(batch.xs, batch.targets, batch.reset)
+        if not self._stepwise:
+            ys = self._learner.run(batch.xs, batch.targets, batch.reset)
+            if self._update == "sequence":
+                self._learner.apply()
+            return ys
         if self._update == "sequence":
-            self._learner.apply()
-        return ys
+            return np.concatenate([self._episode(xs, targets) for xs, targets in batch])
+        resets = np.zeros(len(batch.xs), dtype=bool) if batch.continual else batch.reset[:, 0]
+        return np.array([self.step(*step) for step in zip(batch.xs, batch.targets, resets.tolist(), strict=True)])
 
     def step(self, x, target, reset=False):
-        """Learn from one step of a stream; with `reset` a sequence begins. The outputs (K,) before."""
+        """Learn from one step; with `reset` a sequence begins. The outputs (K,) before."""
         if reset:
             self._learner.reset()
-        return self._learner.step(x, target)
+        ys = self._learner.step(x, target)
+        self._thaw()
+        return ys
 
     def begin(self):
         """A stream begins: the state is cleared, and a rate that decays has its first value again."""
@@ -70,27 +77,25 @@ class Engine:
         def run(batch):
             nonlocal state
             ys, state = self.net(batch.xs, state, reset=batch.reset)
-            return ys
+            return self._read(ys, batch.xs)
 
         return run
 
-    def _guarded(self, xs, targets):
-        """Learn from one sequence; weights that are not to be learnt are put back after each update."""
-        if self._update == "sequence":
-            ys = self._learner.run(xs, targets)
-            self._learner.reset()  # applies the gradient first
-            self._thaw()
-            return ys
-        ys = []
-        for x, target in zip(xs, targets, strict=True):
-            ys.append(self._learner.step(x, target))
-            self._thaw()
-        self._learner.reset()
-        return np.array(ys)
+    def _read(self, ys, xs):
+        """The outputs, of what the net makes of xs."""
+        return ys
+
+    def _episode(self, xs, targets):
+        ys = self._learner.run(xs, targets)
+        self._learner.reset()  # applies the gradient first
+        self._thaw()
+        return ys
 
     def _thaw(self):
-        self.net._parameters.fetch()[self._frozen] = 0.0
-        self.net._parameters.changed()
+        """Put back the weights that are not to be learnt."""
+        if len(self._frozen):
+            self.net._parameters.fetch()[self._frozen] = 0.0
+            self.net._parameters.changed()
 
     def _backpropagate(self, batch):
         out = np.empty(batch.targets.shape, dtype=np.float32)
@@ -117,11 +122,11 @@ class Engine:
         for first in range(0, len(batch), most):
             part = batch.part(first, min(first + most, len(batch)))
             ys, _ = self.net(part.padded(part.xs), lengths=part.lengths)
-            out[starts[first] : starts[first] + len(part.xs)] = ys[part.places]
+            out[starts[first] : starts[first] + len(part.xs)] = self._read(ys[part.places], part.xs)
         return out
 
 
-class Shortcut:
+class Shortcut(Engine):
     """The paper's network with more weights: its output units see the inputs too, and have biases.
 
     The engine learns the LSTM; the output units, which have no time in them, stand here.
@@ -137,82 +142,57 @@ class Shortcut:
     """
 
     def __init__(self, rng, net, lr, decay=1.0, init=0.2, full=False):
-        self._body, self._full, self._rate, self._dh = net[0], full, lr, None
-        self._cells, outputs = self._body.hidden_size, len(net[1].weight)
-        self._frozen = net.frozen
-        self._out = rng.uniform(-init, init, (outputs, self._cells + self._body.input_size + 1)).astype(np.float32)
-        self._optimizer = fl.SGD(self._body, lr=lr, decay=decay)
+        self.net, self._frozen, self._rate = net[0], net.frozen, lr
+        self._cells, outputs = self.net.hidden_size, len(net[1].weight)
+        self._out = rng.uniform(-init, init, (outputs, self._cells + self.net.input_size + 1)).astype(np.float32)
+        self._optimizer = fl.SGD(self.net, lr=lr, decay=decay)
+        self._learner, self._update, self._stepwise = None, "step", True
         if not full:
-            self._learner = fl.OnlineLearner(self._body, loss=lambda h, _: (0.0, self._dh), optimizer=self._optimizer)
+            self._dh = None  # of the step under way
+            self._learner = fl.OnlineLearner(self.net, loss=lambda h, _: (0.0, self._dh), optimizer=self._optimizer)
             self._any = np.zeros(self._cells, dtype=np.float32)  # a target, which the loss above does not look at
 
     @property
     def weights(self):
         """How many numbers are learnt."""
-        return self._body.parameters.size - len(self._frozen) + self._out.size
+        return super().weights + self._out.size
 
-    def _outputs(self, h, xs):
-        sources = np.concatenate([h, xs, np.ones((*xs.shape[:-1], 1), np.float32)], axis=-1)
-        return 1.0 / (1.0 + np.exp(-sources @ self._out.T)), sources
+    def _sources(self, h, xs):
+        return np.concatenate([h, xs, np.ones((*xs.shape[:-1], 1), np.float32)], axis=-1)
+
+    def _read(self, ys, xs):
+        return sigmoid(self._sources(ys, xs) @ self._out.T)
+
+    def _deltas(self, h, xs, targets):
+        """Outputs, their net inputs' errors e_k = f'(net_k) (t_k - y_k), and the error of h, downhill."""
+        ys = self._read(h, xs)
+        delta = ys * (1 - ys) * np.nan_to_num(targets - ys)
+        return ys, delta, -(delta @ self._out[:, : self._cells])
 
     def step(self, x, target, reset=False):
         """Learn from one step; the outputs (K,) before."""
         if reset:
             self._learner.reset()
-        rate = self._optimizer.lr
-        y, sources = self._outputs(self._learner.predict(x), x)
-        delta = y * (1 - y) * np.nan_to_num(target - y)  # e_k = f'(net_k) (t_k - y_k)
-        self._dh = -(delta @ self._out[:, : self._cells])[None]
+        rate, h = self._optimizer.lr, self._learner.predict(x)
+        y, delta, dh = self._deltas(h, x, target)
+        self._dh = dh[None]
         self._learner.learn(self._any)
         self._thaw()
-        self._out += rate * np.outer(delta, sources)
+        self._out += rate * np.outer(delta, self._sources(h, x))
         return y
 
-    def learn(self, batch):
-        """Learn from sequences, one after the other; the outputs (T, K) before learning from each target."""
-        if self._full:
-            return np.concatenate([self._sequence(xs, targets) for xs, targets in batch])
-        resets = set() if batch.continual else set(batch.starts.tolist())
-        steps = enumerate(zip(batch.xs, batch.targets, strict=True))
-        return np.array([self.step(x, target, t in resets) for t, (x, target) in steps])
+    def _backpropagate(self, batch):
+        return np.concatenate([self._sequence(xs, targets) for xs, targets in batch])
 
     def _sequence(self, xs, targets):
-        h, _, backward = self._body.forward(xs)
-        ys, sources = self._outputs(h, xs)
-        delta = ys * (1 - ys) * np.nan_to_num(targets - ys)
-        backward(-(delta @ self._out[:, : self._cells]), need_dx=False)
-        self._out += self._optimizer.lr * delta.T @ sources
+        h, _, backward = self.net.forward(xs)
+        ys, delta, dh = self._deltas(h, xs, targets)
+        backward(dh, need_dx=False)
+        self._out += self._optimizer.lr * delta.T @ self._sources(h, xs)
         self._optimizer.step()
-        self._body.zero_grad()
+        self.net.zero_grad()
         self._thaw()
         return ys
-
-    def _thaw(self):
-        if not len(self._frozen):
-            return
-        self._body._parameters.fetch()[self._frozen] = 0.0
-        self._body._parameters.changed()
-
-    def begin(self):
-        """A stream begins: the state is cleared, and a rate that decays has its first value again."""
-        self._learner.reset()
-        self._optimizer.lr = self._rate
-
-    def runner(self):
-        """A function that runs the network on batches, without learning, its state going on from call to call."""
-        state = None
-
-        def run(batch):
-            nonlocal state
-            h, state = self._body(batch.xs, state, reset=batch.reset)
-            return self._outputs(h, batch.xs)[0]
-
-        return run
-
-    def predict(self, batch):
-        """The outputs (T, K), without learning."""
-        xs = batch.padded(batch.xs)
-        return self._outputs(self._body(xs, lengths=batch.lengths)[0], xs)[0][batch.places]
 
 
 def _optimizer(net, name, lr, **options):

@@ -28,7 +28,7 @@ class Elman:
         self._lr = lr
 
     weights = property(lambda self: self.net.parameters.size)
-    predict = Engine.predict
+    predict, _read = Engine.predict, Engine._read
 
     def learn(self, batch):
         """Learn from sequences, one after the other; the outputs (T, K) before."""
