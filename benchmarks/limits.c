@@ -1,4 +1,4 @@
-/* What a core can do: multiply-adds in registers, and reads. limits.py compiles this for the machine at hand.
+/* What a core can do: multiply-adds, products of matrices, waiting, and reads. limits.py compiles this for the machine at hand.
 
    Vectors are the compiler's own, as wide as the machine's registers, so one source serves all instruction sets.
    That they are multiply-adds is left to the compiler too (-ffp-contract=fast, no other relaxation). */
@@ -20,6 +20,13 @@
 #define CHAINS 12
 #endif
 
+#define UNROLL _Pragma("GCC unroll 32")
+#if defined(__x86_64__)
+#define VECTOR "v"
+#else
+#define VECTOR "w"
+#endif
+
 typedef float floats __attribute__((vector_size(BYTES)));
 typedef unsigned words __attribute__((vector_size(BYTES)));
 
@@ -36,6 +43,64 @@ float limits_fma(long steps, float factor, float term) {
         for (int k = 0; k < CHAINS; k++) a[k] = a[k] * f + t;
     for (int k = 0; k < CHAINS; k++) sum += a[k];
     return sum[0];
+}
+
+/* A product of matrices that lie in the first-level cache, in tiles of registers as libraries make it: ROWS rows of x, held
+   against COLUMNS vectors of w, SOURCES of them, added to what is there. Loads and their instructions are what it has
+   beyond `limits_fma`. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define ROWS 6
+#else
+#define ROWS 3
+#endif
+#define COLUMNS 4
+#define SOURCES 64
+#define TILES 4
+
+/* Floating-point operations in one of the `times`. */
+long limits_product_flops(void) { return 2L * SOURCES * COLUMNS * (BYTES / 4) * ROWS * TILES; }
+
+/* How many floats w (SOURCES, COLUMNS, vector), x (TILES * ROWS, SOURCES) and sums (TILES * ROWS, COLUMNS, vector) are together. */
+long limits_product_size(void) { return COLUMNS * (BYTES / 4) * (SOURCES + TILES * ROWS) + TILES * ROWS * SOURCES; }
+
+void limits_product(float *at, long times) {
+    const floats *w = (const floats *)at;
+    floats *sums = (floats *)at + SOURCES * COLUMNS;
+    const float *x = (const float *)(sums + TILES * ROWS * COLUMNS);
+    for (long i = 0; i < times * TILES; i++) {
+        const float *row = x + i % TILES * ROWS * SOURCES;
+        floats *sum = sums + i % TILES * ROWS * COLUMNS, a[ROWS * COLUMNS];
+        UNROLL for (int k = 0; k < ROWS * COLUMNS; k++) a[k] = (floats){0};
+        for (long s = 0; s < SOURCES; s++) {
+            floats v[COLUMNS];
+            UNROLL for (int n = 0; n < COLUMNS; n++) v[n] = w[s * COLUMNS + n];
+            UNROLL for (int r = 0; r < ROWS; r++)
+                UNROLL for (int n = 0; n < COLUMNS; n++) a[r * COLUMNS + n] += row[r * SOURCES + s] * v[n];
+        }
+        UNROLL for (int k = 0; k < ROWS * COLUMNS; k++) sum[k] += a[k];
+        __asm__ volatile("" : : "r"(at) : "memory");
+    }
+}
+
+/* Each operation waits for the one before: `fmas` multiply-adds and two divisions a step, whose result is written, and read
+   by the next one. `spill`: room for a vector. */
+float limits_chain(long steps, long fmas, float *spill) {
+    floats a, one = {0};
+    one += 1.0f;
+    *(floats *)spill = one;
+    for (long i = 0; i < steps; i++) {
+        a = one - one + spill[0];
+        for (long k = 0; k < fmas; k++) {
+            a = a * one + one;
+            __asm__ volatile("" : "+" VECTOR(a)); /* or it is worked out beforehand */
+        }
+        a = one / a;
+        __asm__ volatile("" : "+" VECTOR(a));
+        a = one / a;
+        *(floats *)spill = a * 0.5f;
+        __asm__ volatile("" : : "r"(spill) : "memory");
+    }
+    return spill[0];
 }
 
 /* Read `bytes`, a multiple of 1,024, at `from`, aligned to a vector; `times` over. */

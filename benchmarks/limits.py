@@ -1,6 +1,7 @@
 """What this machine can do at all: `python benchmarks/limits.py [--threads N]`; needs a C compiler.
 
-The peak rate of float32 multiply-adds in registers, and how fast caches and memory are read, measured by `limits.c`
+The peak rate of float32 multiply-adds in registers, that of matrix products from the first-level cache, how long a
+chain of operations takes that wait for one another, and how fast caches and memory are read, measured by `limits.c`
 compiled for the machine at hand. One measure is short, to be repeated between the rounds of a benchmark: on a shared
 machine the clock swings, and only what was measured at the same time can be compared. `peers.py` does that.
 """
@@ -21,6 +22,7 @@ SECONDS = 0.02  # one measure
 FLAGS = ["-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-Wall", "-Wextra"]
 SOURCE = Path(__file__).with_name("limits.c")
 KB, MB = 1 << 10, 1 << 20
+CHAIN = 32  # multiply-adds, in the report
 
 
 class Limits:
@@ -39,6 +41,7 @@ class Limits:
         self._pool = ThreadPoolExecutor(threads)
         self._start = threading.Barrier(threads)
         self._buffers = [aligned(KB) for _ in range(threads)]
+        self._tiles = [aligned(4 * self._library.limits_product_size()) for _ in range(threads)]
         self._times = {}  # what is measured -> repeats that last `SECONDS`
 
     def fma(self):
@@ -48,6 +51,22 @@ class Limits:
             self._library.limits_fma(times * 1000, 0.5, 1.0)
 
         return self._rate("fma", work, 1000 * self._flops * self.threads)
+
+    def product(self):
+        """GFLOP/s of float32 matrix products whose operands lie in the first-level cache, all threads together."""
+
+        def work(thread, times):
+            self._library.limits_product(self._tiles[thread].ctypes.data, times)
+
+        return self._rate("product", work, self._library.limits_product_flops() * self.threads)
+
+    def chain(self, fmas):
+        """Billions of steps a second, each of so many multiply-adds, two divisions, a write and a read in a row."""
+
+        def work(thread, times):
+            self._library.limits_chain(times, fmas, self._tiles[thread].ctypes.data)
+
+        return self._rate(("chain", fmas), work, 1)
 
     def read(self, size):
         """GB/s of reading `size` bytes over and over, each thread its share."""
@@ -99,6 +118,11 @@ def compiled():
     library.limits_fma_flops.restype = ctypes.c_long
     library.limits_fma.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float]
     library.limits_fma.restype = ctypes.c_float
+    library.limits_product_flops.restype = library.limits_product_size.restype = ctypes.c_long
+    library.limits_product.argtypes = [ctypes.c_void_p, ctypes.c_long]
+    library.limits_product.restype = None
+    library.limits_chain.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
+    library.limits_chain.restype = ctypes.c_float
     library.limits_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
     return library
 
@@ -151,13 +175,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=20, help="measures of each; the best counts (20)")
     options = parser.parse_args()
     limits, buffers = Limits(options.threads), level_buffers()
-    best = dict.fromkeys(["fma", *buffers], 0.0)
+    best = dict.fromkeys(["fma", "product", "chain", *buffers], 0.0)
     for _ in range(options.rounds):
         best["fma"] = max(best["fma"], limits.fma())
+        best["product"] = max(best["product"], limits.product())
+        best["chain"] = max(best["chain"], limits.chain(CHAIN))
         for level, size in buffers.items():
             best[level] = max(best[level], limits.read(size * options.threads if level != "memory" else size))
     print(f"| limit, {options.threads} thread{'s' * (options.threads > 1)} | best of {options.rounds} |\n|---|---|")
     print(f"| float32 multiply-add | {best['fma']:.0f} GFLOP/s |")
+    print(f"| float32 matrix product from L1 | {best['product']:.0f} GFLOP/s |")
+    print(f"| {CHAIN} multiply-adds and 2 divisions in a row | {1 / best['chain']:.0f} ns |")
     for level, size in buffers.items():
         print(f"| read from {level} ({size / KB:.0f} kB) | {best[level]:.1f} GB/s |")
 

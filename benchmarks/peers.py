@@ -50,6 +50,7 @@ class Workload:
     targets: dict = field(default_factory=dict)
     inputs: int = 0
     two: dict = field(default_factory=dict)
+    compact: tuple = ()  # formats of weights without a target of their own
 
     @property
     def name(self):
@@ -65,7 +66,7 @@ class Workload:
 WORKLOADS = [
     Workload("step", 1, 1, 16, {"float32": 60}),
     Workload("step", 1, 1, 32, {"float32": 40}),
-    Workload("step", 1, 1, 64, {"float32": 12}),
+    Workload("step", 1, 1, 64, {"float32": 12}, compact=("int8",)),
     Workload("step", 1, 1, 128, {"float32": 5, "int8": 12}),
     Workload("step", 1, 1, 256, {"float32": 1.5, "float16": 4, "int8": 14}),
     Workload("step", 1, 1, 512, {"float32": 1.4, "float16": 2.7, "int8": 5}),
@@ -90,6 +91,8 @@ WORKLOADS = [
     Workload("ragged", 128, 100, 64, {"lengths": 2, "list": 2}),
 ]
 OVER_PADDED = 1.0  # time of our padded batch over that of our ragged batch, as many valid steps in both
+OVER_FLOAT32 = {"float16": 1.9, "int8": 4.0}  # time of our float32 over ours, steps from hidden 256 up
+OVER_FLOAT32_SMALL = {"int8": 3.0}  # at 64 and 128
 OVER_ONE_THREAD = 1.8  # time of one thread over that of two, from 8 lanes up
 
 PEERS = ["PyTorch", "ONNX Runtime", "OpenVINO"]
@@ -151,7 +154,7 @@ def own_engines(problem, threads):
     for name, call in calls.items():
         yield Engine(name, call, use_threads)
     for weights in ("float16", "int8"):
-        if weights in work.targets:
+        if weights in work.targets or weights in work.compact:
             try:
                 stream = layer.stream(weights=weights)
             except (TypeError, ValueError):  # this version has none
@@ -470,21 +473,53 @@ def measure(engines, measures, effort, threads):
     return figures
 
 
-def amount(work, engine, valid):
-    """What bounds one call: the unit, and billions of floating-point operations or of bytes of weights."""
-    if work.kind == "run":
-        return None, 0
-    if work.lanes == 1:
-        # Inputs of a sequence are multiplied all at once; recurrent weights are read at every step.
-        sources = work.hidden + (work.n_inputs if work.kind == "step" else 0)
-        return "GB/s", 4 * work.hidden * sources * work.steps * WEIGHT_BYTES.get(engine, 4) / 1e9
-    return "GFLOP/s", 8 * work.hidden * (work.n_inputs + work.hidden) * valid / 1e9
+def chain_of(sources):
+    """Multiply-adds in a row that a step of an LSTM waits for, besides two divisions.
+
+    The sum over its sources, in blocks of 64 side by side; a gate's activation, the state, its activation, the output.
+    """
+    return min(sources, 64) + 9 + 2 + 10 + 1
 
 
-def limit_name(work, engine):
-    """Name of the limit in the figures: "fma", or "read" and the bytes that are read over and over."""
-    unit, total = amount(work, engine, 1)
-    return {"GFLOP/s": "fma", "GB/s": f"read {round(total * 1e9 / work.steps)}", None: None}[unit]
+def needs(work, engine, valid):
+    """What a call needs at least, whoever computes it: a list of stages, one after the other.
+
+    A stage has amounts, in billions, by the name of the limit that bounds them: calls from Python ("call"), steps of so
+    many multiply-adds in a row ("chain N"), floating-point operations ("product"), and bytes, where so many are read
+    over and over ("read N"). Within a stage they overlap.
+    """
+    hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
+    recurrent, whole = 4 * hidden * hidden * size, 4 * hidden * (hidden + inputs) * size
+    stages = [{"call": 1}]
+    if work.kind == "step":
+        stages += [{f"chain {chain_of(hidden + inputs)}": 1, f"read {whole}": whole}]
+    elif work.lanes == 1:
+        # inputs of a sequence are multiplied all at once; recurrent weights are read at every step
+        stages += [{"product": 8 * hidden * inputs * steps}] * (size == 4)
+        stages += [{f"chain {chain_of(hidden)}": steps, f"read {recurrent}": steps * recurrent}]
+    else:
+        stages += [{"product": 8 * hidden * (inputs + hidden) * valid, f"read {whole}": steps * whole}]
+    return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
+
+
+def measure_of(name, limits, size):
+    """A function that measures the limit `name`, in billions a second; calls return a fresh array of `size` numbers."""
+    kind, *count = name.split()
+    if kind == "call":
+        copy = np.zeros(size, np.float32).copy
+        return lambda: 1e-9 / timed(copy, 10_000)
+    return partial(getattr(limits, kind), *map(int, count))
+
+
+def floor_of(stages, figures, ours, theirs):
+    """Seconds that the stages take at the best rates measured, what takes longest, and how our times and those of peers
+    stand to it; None if no limits were measured."""
+    if "fma" not in figures:
+        return None
+    best = [max((count / max(figures[name]), name) for name, count in stage.items()) for stage in stages]
+    seconds = sum(part for part, _ in best)
+    found = {"seconds": seconds, "most": max(best)[1], "fraction": seconds / ours["minimum"]}
+    return found | ({"ratio": min(peer["minimum"] for peer in theirs) / seconds} if theirs else {})
 
 
 def run(work, peers, limits, effort, threads):
@@ -496,8 +531,8 @@ def run(work, peers, limits, effort, threads):
     engines = {engine: once(engine) for engine in own + others}
     short = {engine.name for engine, seconds in engines.items() if seconds < SHORT_CALL}
     engines = {e: s for e, s in engines.items() if not e.name.endswith(BOUND) or e.name.removesuffix(BOUND) in short}
-    names = {limit_name(work, engine.name) for engine in own} - {None} if limits else ()
-    measures = {n: limits.fma if n == "fma" else partial(limits.read, int(n.split()[1])) for n in sorted(names)}
+    names = {name for engine in own for stage in needs(work, engine.name, 1) for name in stage} | {"fma"}
+    measures = {name: measure_of(name, limits, work.hidden) for name in sorted(names)} if limits else {}
     gc.collect()
     gc.disable()
     try:
@@ -546,12 +581,10 @@ def summary(work, own, figures, valid, threads):
             row["ratio"] = {kind: min(r[kind] for r in judged.values()) for kind in ("median", "of_minima")}
         row["bound"] = {way: times_of(figures[way]) | {"ratio": ratios(figures, name, way)} for way in bound}
         row["over_own"] = over_own(name, own, figures, work, threads)
-        unit, total = amount(work, name, valid)
-        limit = limit_name(work, name)
-        if unit and limit in figures:
-            best = max(figures[limit])
-            row["limit"] = {"name": limit, "unit": unit, "ours": total / row["minimum"], "limit": best}
-            row["limit"]["fraction"] = row["limit"]["ours"] / best
+        row["floor"] = floor_of(needs(work, name, valid), figures, row, [row["peers"][peer] for peer in judged])
+        if work.lanes > 1 and "fma" in figures:
+            rate = 8 * work.hidden * (work.n_inputs + work.hidden) * valid / row["minimum"] / 1e9
+            row["peak"] = {"rate": rate, "limit": max(figures["fma"])}
     return {"workload": work.name, "rows": rows, "figures": figures}
 
 
@@ -560,6 +593,9 @@ def over_own(name, own, figures, work, threads):
     found = {}
     if name in ("lengths", "list"):
         found["padded"] = ratios(figures, name, "padded") | {"target": OVER_PADDED}
+    if name in OVER_FLOAT32:
+        target = (OVER_FLOAT32 if work.hidden >= 256 else OVER_FLOAT32_SMALL).get(name)
+        found["float32"] = ratios(figures, name, "float32") | {"target": target}
     if "1 thread" in own and name in ("float32", "lengths"):
         target = OVER_ONE_THREAD if work.lanes >= 8 and threads == 2 else None
         found["1 thread"] = ratios(figures, name, "1 thread") | {"target": target}
@@ -588,24 +624,56 @@ def table(head, rows):
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
-def main_table(rows, caches):
+def limit_label(name, caches):
+    """The limit as a reader knows it."""
     from limits import level_of
 
-    head = ["workload", "fastlstm", *PEERS, "ratio", "of minima", "target", "of the limit"]
+    kind, *count = name.split()
+    if kind == "read":
+        return f"reading {level_of(int(count[0]), caches)}"
+    return {"call": "call", "chain": "waiting", "product": "products"}[kind]
+
+
+FLOOR_HEAD = ["limit", "reached", "ratio there"]
+FLOOR_TEXT = (
+    "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and what "
+    "most of them are: a call from Python that returns a fresh array (NumPy's own copy), operations of a step that "
+    "wait for one another, products of matrices that lie in the first-level cache, or reading weights over and over. "
+    "Activations, products beyond that cache and everything else come on top. Reached: limit over our minimum. Ratio "
+    "there: minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, "
+    "multiply-adds of all products a second, of the peak of registers alone."
+)
+
+
+def caches_of(machine):
+    return {int(level[1:]): size for level, size in machine["caches"].items()}
+
+
+def peak_share(peak):
+    return f"{100 * peak['rate'] / peak['limit']:.0f} % of {number(peak['limit'])} GFLOP/s" if peak else "-"
+
+
+def floor_cells(floor, caches):
+    """Under `FLOOR_HEAD`."""
+    if not floor:
+        return ["-"] * 3
+    seconds, kind = number(1e6 * floor["seconds"]), limit_label(floor["most"], caches)
+    return [f"{seconds} ({kind})", f"{100 * floor['fraction']:.0f} %", number(floor.get("ratio"))]
+
+
+def main_table(rows, caches):
+    head = ["workload", "fastlstm", *PEERS, "ratio", "of minima", "target", *FLOOR_HEAD, "multiply-add peak"]
     lines = []
     for row in rows:
         target = number(row["target"])
         if not row["available"]:
-            lines.append([label(row), "not available", *["-"] * (len(PEERS) + 2), target, "-"])
+            lines.append([label(row), "not available", *["-"] * (len(PEERS) + 2), target, *["-"] * 4])
             continue
-        limit, ratio = row.get("limit"), row.get("ratio", {"median": None, "of_minima": None})
-        share = "-"
-        if limit:
-            where = level_of(int(limit["name"].split()[1]), caches) if limit["unit"] == "GB/s" else "multiply-add"
-            share = f"{100 * limit['fraction']:.0f} % of {number(limit['limit'])} {limit['unit']} ({where})"
+        ratio = row.get("ratio", {"median": None, "of_minima": None})
         peers = [cell(row["peers"].get(peer)) for peer in PEERS]
         both = [number(ratio["median"]), number(ratio["of_minima"])]
-        lines.append([label(row), cell(row), *peers, *both, target, share])
+        floor, peak = floor_cells(row.get("floor"), caches), peak_share(row.get("peak"))
+        lines.append([label(row), cell(row), *peers, *both, target, *floor, peak])
     return table(head, lines)
 
 
@@ -635,7 +703,6 @@ def report(results):
     machine, threads = results["machine"], results["threads"]
     judged = [row for row in rows if row.get("target") and row.get("ratio")]
     met = sum(row["ratio"]["median"] >= row["target"] for row in judged)
-    caches = {int(level[1:]): size for level, size in machine["caches"].items()}
     missing = f" Not installed: {', '.join(results['missing'])}." if results["missing"] else ""
     sizes = ", ".join(f"{level} {size >> 10:,} kB" for level, size in machine["caches"].items())
     parts = [
@@ -644,9 +711,9 @@ def report(results):
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         + f". Instruction set of fastlstm: {results['isa']}. Load average before: {results['load']}.{missing}",
         "Microseconds per call: median, in brackets minimum. Ratio: time of the best peer over ours, the median of all "
-        "rounds' ratios; ragged batches: PyTorch's packed sequences over ours. Limit: what this machine did at best in "
-        "the same rounds, reading as many bytes as the weights have, or in float32 multiply-adds.",
-        main_table(rows, caches),
+        "rounds' ratios; ragged batches: PyTorch's packed sequences over ours.",
+        FLOOR_TEXT,
+        main_table(rows, caches_of(machine)),
         f"Targets met (median): {met} of {len(judged)}.",
     ]
     for title, found in (

@@ -24,16 +24,24 @@ import fastlstm as fl
 
 sys.path.insert(0, str(Path(__file__).parent))  # asv imports every module here, from elsewhere
 from peers import (  # noqa: E402
+    FLOOR_HEAD,
+    FLOOR_TEXT,
     Effort,
     Engine,
+    caches_of,
     cell,
+    chain_of,
     charts,
     find_limits,
+    floor_cells,
+    floor_of,
     heading,
     measure,
+    measure_of,
     number,
     once,
     parser,
+    peak_share,
     publish,
     ratios,
     set_threads,
@@ -69,11 +77,22 @@ class Workload:
         return f"characters {size}, Adam" + ", clip_norm" * bool(self.clip_norm)
 
     @property
+    def net_inputs(self):
+        return {"LSTM": 4, "GRU": 3}[self.cell] * self.hidden
+
+    @property
     def operations(self):
-        """Floating-point operations of all products: net inputs, errors of all sources, gradients."""
-        gates = {"LSTM": 4, "GRU": 3}[self.cell]
-        rows, sources = self.lanes * self.steps, self.n_inputs + self.hidden
-        return 6 * rows * (gates * self.hidden * sources + self.hidden * self.classes)
+        """Floating-point operations of the products: net inputs, errors of h, gradients; a last layer has them all."""
+        each = self.net_inputs * (4 * self.n_inputs + 6 * self.hidden) + 6 * self.hidden * self.classes
+        return self.lanes * self.steps * each
+
+    def needs(self):
+        """What a step needs at least, as `needs` in peers.py has it; a sequence alone reads weights at each step."""
+        if self.lanes > 1:
+            return [{"product": self.operations / 1e9}]
+        recurrent, steps = self.net_inputs * self.hidden, 2 * self.steps  # forward and back
+        waiting = {f"chain {chain_of(self.hidden)}": steps / 1e9, f"read {4 * recurrent}": 4 * recurrent * steps / 1e9}
+        return [{"product": (self.operations - 2 * recurrent * steps) / 1e9}, waiting]
 
 
 WORKLOADS = [
@@ -238,7 +257,8 @@ def run(work, limits, effort, threads):
     if threads > 1:
         alone = own_call(Problem(work))
         engines.append(Engine("1 thread", alone, partial(fl.set_num_threads, 1)))
-    measures = {"fma": limits.fma} if limits else {}
+    bounds = sorted({name for stage in work.needs() for name in stage} | {"fma"})
+    measures = {name: measure_of(name, limits, work.hidden) for name in bounds} if limits else {}
     gc.collect()
     gc.disable()
     try:
@@ -251,22 +271,20 @@ def run(work, limits, effort, threads):
     if "1 thread" in figures:
         row["over_one_thread"] = ratios(figures, "fastlstm", "1 thread")
     if measures:
+        row["floor"] = floor_of(work.needs(), figures, row["fastlstm"], [row["PyTorch"]])
         row["peak"] = {"rate": work.operations / row["fastlstm"]["minimum"] / 1e9, "limit": max(figures["fma"])}
     if work.classes:
         row["characters"] = {name: work.lanes * work.steps / median(figures[name]) for name in names}
     return row
 
 
-def main_table(rows):
-    head = ["workload", "fastlstm", "PyTorch", "ratio", "of minima", "target", "of the multiply-add peak"]
+def main_table(rows, caches):
+    head = ["workload", "fastlstm", "PyTorch", "ratio", "of minima", "target", *FLOOR_HEAD, "multiply-add peak"]
     lines = []
     for row in rows:
-        peak = row.get("peak")
-        share = f"{100 * peak['rate'] / peak['limit']:.0f} % of {number(peak['limit'])} GFLOP/s" if peak else "-"
         both = [number(row["ratio"][kind]) for kind in ("median", "of_minima")]
-        lines.append(
-            [row["workload"], cell(row["fastlstm"]), cell(row["PyTorch"]), *both, number(row["target"]), share]
-        )
+        cells = [row["workload"], cell(row["fastlstm"]), cell(row["PyTorch"]), *both, number(row["target"])]
+        lines.append([*cells, *floor_cells(row.get("floor"), caches), peak_share(row.get("peak"))])
     return table(head, lines)
 
 
@@ -293,9 +311,10 @@ def report(results):
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         + f". Instruction set of fastlstm: {results['isa']}. Load average before: {results['load']}.",
         "Microseconds per training step: median, in brackets minimum. Ratio: PyTorch's time over ours, the median of "
-        "all rounds' ratios. The multiply-add peak is what this machine did at best in the same rounds. Characters: a "
-        "step of a language model with its loss and Adam (PyTorch's fused), inputs one-hot.",
-        main_table(rows),
+        "all rounds' ratios. Characters: a step of a language model with its loss and Adam (PyTorch's fused), inputs "
+        "one-hot.",
+        FLOOR_TEXT,
+        main_table(rows, caches_of(about)),
         f"Targets met (median): {met} of {len(rows)}.",
         f"Not in this version: {', '.join(results['missing'])}." if results["missing"] else "",
     ]
