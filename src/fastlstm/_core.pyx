@@ -234,6 +234,17 @@ cdef fastlstm_activation activation_of(object constants) except *:
     return a
 
 
+cdef struct Room:
+    Py_ssize_t steps, lanes  # of a call, if steps > 0,
+    int allowed              # and the threads it was allowed;
+    int threads, by_units    # how it is divided among them, and
+    Py_ssize_t scratch, tape # the elements it takes
+
+
+cdef inline bint same_call(const Room *room, Py_ssize_t steps, Py_ssize_t lanes, int allowed) noexcept:
+    return steps > 0 and room.steps == steps and room.lanes == lanes and room.allowed == allowed
+
+
 cdef Py_ssize_t width_of(const fastlstm_layer *l):
     return l.proj_size if l.proj_size else l.hidden_size
 
@@ -243,10 +254,11 @@ cdef class Network:
     cdef const fastlstm_engine *engine
     cdef fastlstm_layer *layers
     cdef readonly Py_ssize_t n_layers, input_size, output_size, n_params, n_state, n_packed
-    cdef readonly object dtype
+    cdef readonly cnp.dtype dtype
     cdef readonly list specs
     cdef object storage
     cdef Pool pool
+    cdef Room calls, training  # of the last call of its kind; most calls are like the one before
 
     def __init__(self, list specs, dtype):
         cdef fastlstm_layer *l
@@ -299,7 +311,7 @@ cdef class Network:
         cdef Py_ssize_t size = fastlstm_state_size(self.layers, self.n_layers, lanes)
         if size < 0:
             raise ValueError(f"{lanes} lanes do not fit into memory")
-        return aligned(size + 1, self.dtype)[:size]
+        return aligned(size, self.dtype)
 
     cdef Py_ssize_t scratch_size(self, Py_ssize_t steps, Py_ssize_t lanes, int threads, int by_units) except -1:
         cdef Py_ssize_t size = fastlstm_parallel_scratch_size(self.engine, self.layers, self.n_layers, steps, lanes, threads, by_units)
@@ -320,22 +332,40 @@ cdef class Network:
             return 0
         return ndim if cnp.PyArray_DIM(a, ndim - 1) == self.input_size and cnp.PyArray_SIZE(a) > 0 else 0
 
-    def forward(self, packed, x, y, state, lengths=None, reset=None, bint batch_first=False, starts=None):
+    def new_output(self, cnp.ndarray x):
+        """An array like x, but for its last dimension."""
+        cdef cnp.npy_intp sizes[3]
+        cdef int last = cnp.PyArray_NDIM(x) - 1
+        sizes[0], sizes[last - 1], sizes[last] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, last - 1), self.output_size
+        return cnp.PyArray_EMPTY(last + 1, sizes, self.dtype.num, 0)
+
+    cdef int divide(self, Py_ssize_t steps, Py_ssize_t lanes) except -1:
+        """How a call is divided among threads, and its scratch."""
+        cdef Room *room = &self.calls
+        if same_call(room, steps, lanes, num_threads):
+            return 0
+        room.steps = 0
+        room.threads = fastlstm_divide(self.engine, self.layers, self.n_layers, steps, lanes, num_threads, &room.by_units)
+        room.scratch = self.scratch_size(steps, lanes, room.threads, room.by_units)
+        room.steps, room.lanes, room.allowed = steps, lanes, num_threads
+        return 0
+
+    def forward(self, packed, cnp.ndarray x not None, y, state, lengths=None, reset=None, bint batch_first=False, starts=None):
         """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written.
 
         With `starts` (B,), x and y are (rows, .), where sequences of these `lengths` begin at these rows."""
         cdef fastlstm_batch batch
         cdef fastlstm_status status
         cdef list raised = []
-        cdef Py_ssize_t first = x.shape[0], second = x.shape[1]
+        cdef Py_ssize_t first = cnp.PyArray_DIM(x, 0), second = cnp.PyArray_DIM(x, 1)
         batch.steps, batch.lanes = (second, first) if batch_first else (first, second)
         if starts is not None:
             batch.steps, batch.lanes = lengths.max(), len(lengths)
-        cdef int by_units = 0
-        cdef int threads = fastlstm_divide(self.engine, self.layers, self.n_layers, batch.steps, batch.lanes, num_threads, &by_units)
+        self.divide(batch.steps, batch.lanes)
+        cdef int threads = self.calls.threads, by_units = self.calls.by_units
         global has_pool
         has_pool |= threads > 1
-        scratch = self.pool.take(SCRATCH, self.scratch_size(batch.steps, batch.lanes, threads, by_units), self.dtype)
+        scratch = self.pool.take(SCRATCH, self.calls.scratch, self.dtype)
         batch.x, batch.y, batch.state = data(x), data(y), data(state)
         batch.x_step, batch.x_lane = self.input_size * batch.lanes, self.input_size
         batch.y_step, batch.y_lane = self.output_size * batch.lanes, self.output_size

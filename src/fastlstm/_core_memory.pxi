@@ -1,27 +1,41 @@
 # Memory for the engine: on 64-byte boundaries, and what a network uses again and again. Part of _core.pyx.
 
-def aligned(Py_ssize_t size, dtype):
+cdef object view_of(cnp.ndarray base, char *start, int ndim, cnp.npy_intp *sizes):
+    """An array of the base's type that lies in its memory; a third of what slicing and reshaping take."""
+    array = cnp.PyArray_SimpleNewFromData(ndim, sizes, cnp.PyArray_TYPE(base), start)
+    cnp.set_array_base(array, base)
+    return array
+
+
+def aligned(Py_ssize_t size, cnp.dtype dtype):
     """Zeroed 1-D array of `size` elements that starts on a 64-byte boundary."""
     if size < 0:
         raise ValueError("a size does not fit into memory")
-    cdef cnp.dtype kind = np.dtype(dtype)
-    cdef Py_ssize_t item = kind.itemsize
-    cdef cnp.npy_intp shape = size + 64 // item
-    raw = cnp.PyArray_ZEROS(1, &shape, kind.num, 0)
-    cdef Py_ssize_t skip = (-<Py_ssize_t>data(raw) & 63) // item
-    return raw[skip:skip + size]
+    cdef cnp.npy_intp shape = size + 64 // dtype.itemsize
+    raw = cnp.PyArray_ZEROS(1, &shape, dtype.num, 0)
+    shape = size
+    return view_of(raw, <char *>((<size_t>data(raw) + 63) & ~<size_t>63), 1, &shape)
 
 
-def part_of(cnp.ndarray flat, Py_ssize_t at, tuple shape):
-    """flat[at : ...] as a view of `shape` (3 sizes); a third of what slicing and reshaping take."""
+def parts_of(cnp.ndarray flat, Py_ssize_t lanes, list recurrent):
+    """A flat state array in parts: for each recurrent layer a dict of views, such as h (cells, lanes, width).
+
+    `recurrent` has for each layer how many cells it has and the width of each part."""
     cdef cnp.npy_intp sizes[3]
-    sizes[0], sizes[1], sizes[2] = shape
-    if at < 0 or at + sizes[0] * sizes[1] * sizes[2] > cnp.PyArray_DIM(flat, 0):
-        raise IndexError("a part of an array lies beyond its end")
-    cdef char *start = <char *>cnp.PyArray_DATA(flat) + at * cnp.PyArray_ITEMSIZE(flat)
-    array = cnp.PyArray_SimpleNewFromData(3, sizes, cnp.PyArray_TYPE(flat), start)
-    cnp.set_array_base(array, flat)
-    return array
+    cdef Py_ssize_t at = 0, item = cnp.PyArray_ITEMSIZE(flat)
+    cdef list entries = []
+    cdef dict parts
+    sizes[1] = lanes
+    for cells, widths in recurrent:
+        parts = {}
+        for part, width in (<dict>widths).items():
+            sizes[0], sizes[2] = cells, width
+            if at + sizes[0] * lanes * sizes[2] > cnp.PyArray_DIM(flat, 0):
+                raise IndexError("a part of a state lies beyond its end")
+            parts[part] = view_of(flat, <char *>cnp.PyArray_DATA(flat) + at * item, 3, sizes)
+            at += sizes[0] * lanes * sizes[2]
+        entries.append(parts)
+    return entries
 
 
 cdef enum:
@@ -39,7 +53,7 @@ cdef class Pool:
         for kind in range(KINDS):
             PyMem_RawFree(self.block[kind])
 
-    cdef take(self, int kind, Py_ssize_t size, dtype):
+    cdef take(self, int kind, Py_ssize_t size, cnp.dtype dtype):
         """1-D array of `size` elements on a 64-byte boundary, with anything in it."""
         cdef cnp.npy_intp shape[1]
         if size < 0:

@@ -17,7 +17,7 @@ cdef class Tape:
     cdef readonly Network network
     cdef fastlstm_batch batch
     cdef object packed, x, before, lengths, reset, tape
-    cdef Py_ssize_t total
+    cdef Py_ssize_t total, scratch_size
     cdef bint batch_first
     cdef int threads
 
@@ -32,10 +32,16 @@ cdef class Tape:
         b.x = self.rows(x, network.input_size, &b.x_step, &b.x_lane)
         b.lengths, b.reset, b.starts = <const int64_t *>data(lengths), <const uint8_t *>data(reset), NULL
         self.threads = num_threads
-        cdef Py_ssize_t size = fastlstm_tape_size(network.engine, network.layers, network.n_layers, b.steps, b.lanes)
-        if size < 0:
-            raise ValueError(f"{b.steps} steps of {b.lanes} lanes do not fit into memory")
-        self.tape = network.pool.take(TAPE, size, network.dtype)
+        cdef Room *room = &network.training
+        if not same_call(room, b.steps, b.lanes, self.threads):
+            room.steps = 0
+            room.tape = fastlstm_tape_size(network.engine, network.layers, network.n_layers, b.steps, b.lanes)
+            room.scratch = fastlstm_training_scratch_size(network.engine, network.layers, network.n_layers, b.steps, b.lanes, self.threads)
+            if room.tape < 0 or room.scratch < 0:
+                raise ValueError(f"{b.steps} steps of {b.lanes} lanes do not fit into memory")
+            room.steps, room.lanes, room.allowed = b.steps, b.lanes, self.threads
+        self.scratch_size = room.scratch
+        self.tape = network.pool.take(TAPE, room.tape, network.dtype)
 
     cdef void *rows(self, array, Py_ssize_t width, Py_ssize_t *step, Py_ssize_t *lane):
         """Where the tape's first row lies in an array of all steps (or None), or in one of the tape's alone."""
@@ -51,9 +57,7 @@ cdef class Tape:
     cdef object scratch(self):
         global has_pool
         has_pool |= self.threads > 1
-        cdef Network n = self.network
-        cdef Py_ssize_t size = fastlstm_training_scratch_size(n.engine, n.layers, n.n_layers, self.batch.steps, self.batch.lanes, self.threads)
-        return n.pool.take(SCRATCH, size, n.dtype)
+        return self.network.pool.take(SCRATCH, self.scratch_size, self.network.dtype)
 
     def forward(self, y, state):
         """Fill y; `state` is read and written."""

@@ -229,14 +229,7 @@ class Layer:
 
     def _state_parts(self, flat, lanes):
         """The parts of the engine's flat state array, as views: for each recurrent layer a dict of h, c and a."""
-        entries, at = [], 0
-        for cells, widths in self._recurrent:
-            parts = {}
-            for part, width in widths.items():
-                parts[part] = _core.part_of(flat, at, (cells, lanes, width))
-                at += cells * lanes * width
-            entries.append(parts)
-        return entries
+        return _core.parts_of(flat, lanes, self._recurrent)
 
     def _state_views(self, flat, lanes):
         """The state as users see it: a list, one entry per recurrent layer, of views of the engine's flat array."""
@@ -319,7 +312,7 @@ class Layer:
         if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
             return self._call_ragged(x, state, lengths, reset)
         x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
-        y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
+        y = self._network.new_output(x)
         self._network.forward(self._weights(), x, y, flat, lengths, reset, batch_first)
         return (y[:, 0] if single else y), self._state_of(flat)
 
@@ -393,7 +386,7 @@ class Layer:
         x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
         steps, lanes = x.shape[:2][::-1] if batch_first else x.shape[:2]
         span = self._span(recompute, steps, lanes)
-        y = np.empty((*x.shape[:2], self._network.output_size), self.dtype)
+        y = self._network.new_output(x)
         seed = 0 if self._draws is None else int(self._draws.integers(2**64, dtype=np.uint64))
         tape = (_core.Tape if span >= steps else partial(_Spans, length=span))(
             self._network, self._weights(), x, flat, lengths, reset, batch_first, seed
@@ -402,7 +395,7 @@ class Layer:
 
         def backward(dy, dstate=None, need_dx=True):
             error = as_input(dy, "dy", self.dtype, (y.shape[0], y.shape[2]) if single else y.shape)
-            d_flat = np.zeros_like(flat)
+            d_flat = self._network.new_state(lanes)
             if dstate is not None:
                 self._fill_state(d_flat, lanes, dstate)
             dx = np.empty_like(x) if as_flag(need_dx, "need_dx") else None

@@ -50,7 +50,7 @@ class Stream(_core.Stream):
         single = ndim_of(xs) == 2 and self.lanes == 1
         shape = (-1, self.network.input_size) if single else (-1, self.lanes, self.network.input_size)
         x = as_input(xs, "xs", self.network.dtype, shape)
-        y = np.empty((*x.shape[:-1], self.network.output_size), self.network.dtype)
+        y = self.network.new_output(x)
         self._run(x.reshape(len(x), self.lanes, -1), y.reshape(len(x), self.lanes, -1))
         return y
 
