@@ -481,12 +481,15 @@ def chain_of(sources):
     return min(sources, 64) + 9 + 2 + 10 + 1
 
 
+ACTIVATION = 22  # multiply-adds that a sigmoid or tanh of float32 precision takes besides its division
+
+
 def needs(work, engine, valid):
     """What a call needs at least, whoever computes it: a list of stages, one after the other.
 
     A stage has amounts, in billions, by the name of the limit that bounds them: calls from Python ("call"), steps of so
-    many multiply-adds in a row ("chain N"), floating-point operations ("product"), and bytes, where so many are read
-    over and over ("read N"). Within a stage they overlap.
+    many multiply-adds in a row ("chain N"), floating-point operations of products ("product") and of activations
+    ("fma"), and bytes, where so many are read over and over ("read N"). Within a stage they overlap.
     """
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
     recurrent, whole = 4 * hidden * hidden * size, 4 * hidden * (hidden + inputs) * size
@@ -499,6 +502,7 @@ def needs(work, engine, valid):
         stages += [{f"chain {chain_of(hidden)}": steps, f"read {recurrent}": steps * recurrent}]
     else:
         stages += [{"product": 8 * hidden * (inputs + hidden) * valid, f"read {whole}": steps * whole}]
+        stages += [{"fma": 2 * ACTIVATION * 5 * hidden * valid}]
     return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
 
@@ -631,16 +635,16 @@ def limit_label(name, caches):
     kind, *count = name.split()
     if kind == "read":
         return f"reading {level_of(int(count[0]), caches)}"
-    return {"call": "call", "chain": "waiting", "product": "products"}[kind]
+    return {"call": "call", "chain": "waiting", "product": "products", "fma": "activations"}[kind]
 
 
 FLOOR_HEAD = ["limit", "reached", "ratio there"]
 FLOOR_TEXT = (
     "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and what "
     "most of them are: a call from Python that returns a fresh array (NumPy's own copy), operations of a step that "
-    "wait for one another, products of matrices that lie in the first-level cache, or reading weights over and over. "
-    "Activations, products beyond that cache and everything else come on top. Reached: limit over our minimum. Ratio "
-    "there: minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, "
+    "wait for one another, products of matrices that lie in the first-level cache, or reading weights over and over; "
+    "batches have 22 multiply-adds for each activation too. All else comes on top. Reached: limit over our minimum. "
+    "Ratio there: minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, "
     "multiply-adds of all products a second, of the peak of registers alone."
 )
 

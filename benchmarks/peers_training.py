@@ -24,6 +24,7 @@ import fastlstm as fl
 
 sys.path.insert(0, str(Path(__file__).parent))  # asv imports every module here, from elsewhere
 from peers import (  # noqa: E402
+    ACTIVATION,
     FLOOR_HEAD,
     FLOOR_TEXT,
     Effort,
@@ -89,7 +90,8 @@ class Workload:
     def needs(self):
         """What a step needs at least, as `needs` in peers.py has it; a sequence alone reads weights at each step."""
         if self.lanes > 1:
-            return [{"product": self.operations / 1e9}]
+            activations = {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.lanes * self.steps
+            return [{"product": self.operations / 1e9}, {"fma": 2 * ACTIVATION * activations / 1e9}]
         recurrent, steps = self.net_inputs * self.hidden, 2 * self.steps  # forward and back
         waiting = {f"chain {chain_of(self.hidden)}": steps / 1e9, f"read {4 * recurrent}": 4 * recurrent * steps / 1e9}
         return [{"product": (self.operations - 2 * recurrent * steps) / 1e9}, waiting]

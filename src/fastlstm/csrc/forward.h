@@ -175,7 +175,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
     const fl_geometry *q = &cell->q;
     const fastlstm_batch *batch = s->batch;
     const ptrdiff_t lane = work->lane[0], H = q->H, left = (batch->lengths ? batch->lengths[lane] : batch->steps) - s->t0;
-    const ptrdiff_t steps = left < s->steps ? left : s->steps, made_most = q->I < FL_FEW_INPUTS ? 0 : work->ahead;
+    const ptrdiff_t steps = left < s->steps ? left : s->steps, made_most = q->I < FL_FEW_INPUTS || steps == 1 ? 0 : work->ahead;
     const ptrdiff_t first = cell->first * VW * q->S, end = cell->end * VW * q->S < H ? cell->end * VW * q->S : H; /* units */
     const int reverse = cell->l->reverse, has_c = cell->l->kind == FASTLSTM_LSTM;
     const ptrdiff_t from = reverse ? steps - 1 : 0, x_step = reverse ? -s->x_step : s->x_step, y_step = reverse ? -s->y_step : s->y_step;
