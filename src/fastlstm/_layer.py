@@ -457,20 +457,24 @@ class Layer:
         arrays = self._sequences(sequences, lengths)
         lengths = np.array([len(a) for a in arrays], np.int64)
         ends = np.cumsum(lengths)
+        starts = ends - lengths
         if reset is not None:
             reset = as_mask(as_anything(reset, "reset", "b"), "reset", (int(lengths.max()), len(arrays)))
         flat = self._network.new_state(len(arrays))
         if state is not None:
             self._fill_state(flat, len(arrays), state)
-        y = np.empty((ends[-1], self._network.output_size), self.dtype)
-        self._network.forward(self._weights(), np.concatenate(arrays), y, flat, lengths, reset, starts=ends - lengths)
-        return np.split(y, ends[:-1]), self._wrap_state(self._state_views(flat, len(arrays)))
+        x = np.concatenate(arrays)
+        y = self._network.new_output(x)
+        self._network.forward(self._weights(), x, y, flat, lengths, reset, starts=starts)
+        ys = [y[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return ys, self._wrap_state(self._state_views(flat, len(arrays)))
 
     def _sequences(self, sequences, lengths):
         """A list of sequences, checked."""
         if lengths is not None:
             raise ValueError("lengths must be None when x is a list of sequences: they have their own")
-        return [as_input(x, f"x[{b}]", self.dtype, (-1, self._network.input_size)) for b, x in enumerate(sequences)]
+        ready, shape = self._network.ready, (-1, self._network.input_size)
+        return [x if ready(x) == 2 else as_input(x, f"x[{b}]", self.dtype, shape) for b, x in enumerate(sequences)]
 
     @staticmethod
     def _lengths(lengths, lanes, steps):
