@@ -473,12 +473,23 @@ def measure(engines, measures, effort, threads):
     return figures
 
 
-def chain_of(sources):
-    """Multiply-adds in a row that a step of an LSTM waits for, besides two divisions.
+# Multiply-adds in a row, besides two divisions, between a step's last sum and its output: a gate's activation, the
+# state, its activation, the output.
+TAIL = 9 + 2 + 10 + 1
 
-    The sum over its sources, in blocks of 64 side by side; a gate's activation, the state, its activation, the output.
+
+def step_stages(sources, size, times=1):
+    """The stages of so many steps of a lane alone, whose weights of `sources` have so many bytes.
+
+    Weights that do not fit into half of the first-level cache come from the second, and what follows the sums waits for
+    them; otherwise it waits for sums of at most 64 in a row.
     """
-    return min(sources, 64) + 9 + 2 + 10 + 1
+    from limits import cache_sizes
+
+    level1 = cache_sizes()[1]
+    if size <= level1 / 2:
+        return [{f"chain {min(sources, 64) + TAIL}": times, f"read {size}": times * size}]
+    return [{f"read {max(size, 2 * level1)}": times * size}, {f"chain {TAIL}": times}]
 
 
 ACTIVATION = 22  # multiply-adds that a sigmoid or tanh of float32 precision takes besides its division
@@ -495,11 +506,11 @@ def needs(work, engine, valid):
     recurrent, whole = 4 * hidden * hidden * size, 4 * hidden * (hidden + inputs) * size
     stages = [{"call": 1}]
     if work.kind == "step":
-        stages += [{f"chain {chain_of(hidden + inputs)}": 1, f"read {whole}": whole}]
+        stages += step_stages(hidden + inputs, whole)
     elif work.lanes == 1:
         # inputs of a sequence are multiplied all at once; recurrent weights are read at every step
         stages += [{"product": 8 * hidden * inputs * steps}] * (size == 4)
-        stages += [{f"chain {chain_of(hidden)}": steps, f"read {recurrent}": steps * recurrent}]
+        stages += step_stages(hidden, recurrent, steps)
     else:
         stages += [{"product": 8 * hidden * (inputs + hidden) * valid, f"read {whole}": steps * whole}]
         stages += [{"fma": 2 * ACTIVATION * 5 * hidden * valid}]

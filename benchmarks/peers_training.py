@@ -31,7 +31,6 @@ from peers import (  # noqa: E402
     Engine,
     caches_of,
     cell,
-    chain_of,
     charts,
     find_limits,
     floor_cells,
@@ -46,6 +45,7 @@ from peers import (  # noqa: E402
     publish,
     ratios,
     set_threads,
+    step_stages,
     table,
     times_of,
 )
@@ -93,8 +93,9 @@ class Workload:
             activations = {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.lanes * self.steps
             return [{"product": self.operations / 1e9}, {"fma": 2 * ACTIVATION * activations / 1e9}]
         recurrent, steps = self.net_inputs * self.hidden, 2 * self.steps  # forward and back
-        waiting = {f"chain {chain_of(self.hidden)}": steps / 1e9, f"read {4 * recurrent}": 4 * recurrent * steps / 1e9}
-        return [{"product": (self.operations - 2 * recurrent * steps) / 1e9}, waiting]
+        stages = [{"product": self.operations - 2 * recurrent * steps}]
+        stages += step_stages(self.hidden, 4 * recurrent, steps)
+        return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
 
 WORKLOADS = [

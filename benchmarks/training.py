@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from statistics import median
 from timeit import repeat
 
 import numpy as np
@@ -71,6 +73,50 @@ class TwoThreads(Gradient):
 
     def teardown(self, cell, shape):
         fl.set_num_threads(1)
+
+
+VARIANTS = {
+    "no input gate": {"input_gate": False},
+    "no forget gate": {"forget_gate": False},
+    "no output gate": {"output_gate": False},
+    "coupled gates": {"coupled_gates": True},
+    "peepholes": {"peepholes": True},
+    "clip": {"clip": 1.0},
+    "no g": {"input_activation": "identity"},
+    "no h": {"output_activation": "identity"},
+    "hard sigmoid": {"gate_activation": "hard_sigmoid"},
+    "gate recurrence": {"gate_recurrence": True},
+    "blocks of 4": {"block_size": 4},
+    "projection": {"proj_size": 64},
+    "recurrent dropout": {"recurrent_dropout": 0.2},
+    "zoneout": {"zoneout": (0.1, 0.1)},
+}
+
+
+class Variants:
+    """Time of a variant of the LSTM over that of the plain one of the same size, in turns; the median."""
+
+    params = (list(VARIANTS), ["call", "gradient"])
+    param_names = ["variant", "what"]
+
+    def setup(self, variant, what):
+        try:
+            self.layers = [fl.LSTM(128, 128, seed=0, **options) for options in ({}, VARIANTS[variant])]
+        except TypeError as error:
+            raise NotImplementedError(error) from error
+        self.x = np.random.default_rng(0).standard_normal((50, 32, 128), dtype=np.float32)
+
+    def track_ratio(self, variant, what):
+        plain, other = (partial(getattr(self, what), layer) for layer in self.layers)
+        rounds = [(min(repeat(plain, number=1, repeat=2)), min(repeat(other, number=1, repeat=2))) for _ in range(20)]
+        return median(b / a for a, b in rounds)
+
+    def call(self, layer):
+        layer(self.x)
+
+    def gradient(self, layer):
+        y, _, backward = layer.forward(self.x)
+        backward(y, need_dx=False)
 
 
 class CharacterModel:

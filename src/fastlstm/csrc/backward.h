@@ -18,14 +18,13 @@
    dh: (H,) error of the outputs from above; dh_next, da_next: from the net inputs of the step after, (H,) and (A,) or NULL;
    dc: inout (H,). */
 FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next,
-                            REAL *dc, int plain) {
-    static const fastlstm_activation sigmoid = {FASTLSTM_SIGMOID, 0, 0}, tanh = {FASTLSTM_TANH, 0, 0};
+                            REAL *dc, int usual, int plain) {
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
-    const ptrdiff_t S = plain ? 1 : q->S, block = group * VW, n = q->J - block < VW ? q->J - block : VW;
+    const fl_lstm_kind kind = fl_lstm_kind_of(cell, usual);
+    const ptrdiff_t S = kind.S, block = group * VW, n = q->J - block < VW ? q->J - block : VW;
     const int has_i = plain || q->i, has_f = plain || q->f, has_o = plain || q->o;
-    const fastlstm_activation *gate = plain ? &sigmoid : &l->gate_activation, *in = plain ? &tanh : &l->input_activation;
-    const fastlstm_activation *out = plain ? &tanh : &l->output_activation;
+    const fastlstm_activation *gate = &kind.gate, *in = &kind.in, *out = &kind.out;
     const REAL *peep = !plain && l->peepholes ? cell->w + q->peephole + group * 3 * S * VW : NULL, *kept = acts + fl_act_cell(q, group, VW);
     const REAL *da = !plain && da_next ? da_next + block : NULL; /* gate by gate */
     REAL *act = acts + fl_act_net(q, group, VW), *act_i = act, *act_f = act + has_i * VW, *act_o = act_f + has_f * VW, *act_g = act_o + has_o * VW;
@@ -69,8 +68,9 @@ FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, co
 
 FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next, REAL *dc) {
     for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
-        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, 1);
-        else fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, 0);
+        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, 1, 1);
+        else if (cell->usual) fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, 1, 0);
+        else fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, 0, 0);
     }
 }
 

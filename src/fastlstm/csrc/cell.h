@@ -28,7 +28,8 @@ typedef struct fl_cell {
     const REAL *w;       /* packed */
     ptrdiff_t first, end; /* the groups to be computed: all, or one thread's */
     ptrdiff_t most;      /* lanes that take a step together: all, unless Ctrl-C would wait too long for them */
-    int plain;           /* LSTM: three gates, sigmoid and tanh, blocks of one cell, nothing else */
+    int usual;           /* LSTM: sigmoid and tanh, blocks of one cell; */
+    int plain;           /*   and three gates, nothing else */
     const struct fl_cell *tail; /* the second product of a step (fl_tail_layer), or NULL */
 } fl_cell;
 
@@ -41,10 +42,10 @@ static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w) 
     cell->end = cell->q.groups;
     cell->tail = NULL;
     cell->most = FL_STEP_WORK / cell->q.packed > 96 ? FL_STEP_WORK / cell->q.packed : 96;
-    cell->plain = l->kind == FASTLSTM_LSTM && l->gates == (FASTLSTM_INPUT_GATE | FASTLSTM_FORGET_GATE | FASTLSTM_OUTPUT_GATE) &&
-                  !l->peepholes && cell->q.A == 0 && cell->q.S == 1 && !(l->clip < INFINITY) &&
-                  l->gate_activation.kind == FASTLSTM_SIGMOID && l->input_activation.kind == FASTLSTM_TANH &&
-                  l->output_activation.kind == FASTLSTM_TANH;
+    cell->usual = l->kind == FASTLSTM_LSTM && cell->q.S == 1 && l->gate_activation.kind == FASTLSTM_SIGMOID &&
+                  l->input_activation.kind == FASTLSTM_TANH && l->output_activation.kind == FASTLSTM_TANH;
+    cell->plain = cell->usual && l->gates == (FASTLSTM_INPUT_GATE | FASTLSTM_FORGET_GATE | FASTLSTM_OUTPUT_GATE) &&
+                  !l->peepholes && cell->q.A == 0 && !(l->clip < INFINITY);
 }
 
 /* Panels in a tile that starts with this group. */

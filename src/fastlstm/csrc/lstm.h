@@ -71,20 +71,33 @@ FL_INLINE void fl_plain_output(const fl_cell *cell, ptrdiff_t group, const fl_ro
     }
 }
 
-/* Any LSTM's end; net (N, VW). */
-FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, const REAL *net, const fl_row *row) {
+/* Activations and cells per block that most LSTMs have (fl_cell): constants, where `usual` is one. */
+typedef struct fl_lstm_kind {
+    fastlstm_activation gate, in, out;
+    ptrdiff_t S;
+} fl_lstm_kind;
+
+FL_INLINE fl_lstm_kind fl_lstm_kind_of(const fl_cell *cell, int usual) {
+    const fl_lstm_kind kind = {{FASTLSTM_SIGMOID, 0, 0}, {FASTLSTM_TANH, 0, 0}, {FASTLSTM_TANH, 0, 0}, 1};
+    const fastlstm_layer *l = cell->l;
+    return usual ? kind : (fl_lstm_kind){l->gate_activation, l->input_activation, l->output_activation, cell->q.S};
+}
+
+/* Any LSTM's states of one group; net (N, VW), where the output gate's net input is completed. */
+FL_INLINE void fl_lstm_states(const fl_cell *cell, ptrdiff_t group, REAL *net, const fl_row *row, int usual) {
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
-    const ptrdiff_t S = q->S, block = group * VW;
+    const fl_lstm_kind kind = fl_lstm_kind_of(cell, usual);
+    const ptrdiff_t S = kind.S, block = group * VW;
     const ptrdiff_t n = q->J - block < VW ? q->J - block : VW;
     const REAL *peep = l->peepholes ? cell->w + q->peephole + group * 3 * S * VW : NULL;
     const V one = v_set1(1);
     const REAL *net_g = net + q->gates * VW;
-    REAL *c_units = row->c + block * S, *y_units = row->y + block * S;
+    REAL *c_units = row->c + block * S;
     REAL *act = row->act ? row->act + fl_act_net(q, group, VW) : NULL, *act_g = act ? act + q->gates * VW : NULL;
     REAL *kept = act ? row->act + fl_act_cell(q, group, VW) : NULL;
     REAL *a_out = row->a_out && q->A ? row->a_out + block : NULL;
-    V i = one, f = one, o = one;
+    V i = one, f = one;
 
     if (q->i) {
         V a = v_load(net);
@@ -92,7 +105,7 @@ FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, const REAL
         if (peep)
             for (ptrdiff_t v = 0; v < S; v++)
                 a = v_fma(v_load(peep + v * VW), fl_load_units(c_units + v, S, n), a);
-        i = v_activate(&l->gate_activation, a);
+        i = v_activate(&kind.gate, a);
         if (act) v_store(act, i), act += VW;
         if (a_out) fl_store_units(a_out, i, 1, n), a_out += q->J;
     }
@@ -102,35 +115,57 @@ FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, const REAL
         if (peep)
             for (ptrdiff_t v = 0; v < S; v++)
                 a = v_fma(v_load(peep + (S + v) * VW), fl_load_units(c_units + v, S, n), a);
-        f = v_activate(&l->gate_activation, a);
+        f = v_activate(&kind.gate, a);
         if (act) v_store(act, f), act += VW;
         if (a_out) fl_store_units(a_out, f, 1, n), a_out += q->J;
     } else if (q->coupled) {
         f = v_sub(one, i);
     }
-    V a_o = q->o ? v_load(net) : one;
     for (ptrdiff_t v = 0; v < S; v++) {
-        V g = v_activate(&l->input_activation, v_load(net_g + v * VW));
-        V c_prev = fl_load_units(c_units + v, S, n);
-        V c = fl_clipped_state(l, f, c_prev, i, g);
+        const V g = v_activate(&kind.in, v_load(net_g + v * VW)), c_prev = fl_load_units(c_units + v, S, n);
+        const V c = fl_clipped_state(l, f, c_prev, i, g);
         fl_store_units(c_units + v, c, S, n);
-        if (peep && q->o) a_o = v_fma(v_load(peep + (2 * S + v) * VW), c, a_o);
+        if (peep && q->o) v_store(net, v_fma(v_load(peep + (2 * S + v) * VW), c, v_load(net)));
         if (act_g) {
             v_store(act_g + v * VW, g);
             v_store(kept + (S + v) * VW, c_prev);
             if (peep) v_store(kept + (2 * S + v) * VW, c);
         }
     }
+}
+
+/* And its outputs. */
+FL_INLINE void fl_lstm_outputs(const fl_cell *cell, ptrdiff_t group, const REAL *net, const fl_row *row, int usual) {
+    const fl_geometry *q = &cell->q;
+    const fl_lstm_kind kind = fl_lstm_kind_of(cell, usual);
+    const ptrdiff_t S = kind.S, block = group * VW, gate = q->i + q->f;
+    const ptrdiff_t n = q->J - block < VW ? q->J - block : VW;
+    REAL *kept = row->act ? row->act + fl_act_cell(q, group, VW) : NULL;
+    V o = v_set1(1);
     if (q->o) {
-        o = v_activate(&l->gate_activation, a_o);
-        if (act) v_store(act, o);
-        if (a_out) fl_store_units(a_out, o, 1, n);
+        o = v_activate(&kind.gate, v_load(net + gate * VW));
+        if (row->act) v_store(row->act + fl_act_net(q, group, VW) + gate * VW, o);
+        if (row->a_out && q->A) fl_store_units(row->a_out + block + gate * q->J, o, 1, n);
     }
     for (ptrdiff_t v = 0; v < S; v++) {
-        V hc = v_activate(&l->output_activation, fl_load_units(c_units + v, S, n));
-        fl_store_units(y_units + v, v_mul(o, hc), S, n);
+        const V hc = v_activate(&kind.out, fl_load_units(row->c + block * S + v, S, n));
+        fl_store_units(row->y + block * S + v, v_mul(o, hc), S, n);
         if (kept) v_store(kept + v * VW, hc);
     }
+}
+
+/* The end of rows of any LSTM, their net inputs N * VW apart. In two passes: an output waits for its own states, but not for
+   those of other rows. */
+FL_INLINE void fl_lstm_finish_kind(const fl_cell *cell, ptrdiff_t group, REAL *net, const fl_row *row, ptrdiff_t rows, int usual) {
+    for (ptrdiff_t r = 0; r < rows; r++)
+        fl_lstm_states(cell, group, net + r * cell->q.N * VW, row + r, usual);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        fl_lstm_outputs(cell, group, net + r * cell->q.N * VW, row + r, usual);
+}
+
+FL_NOINLINE void fl_lstm_finish(const fl_cell *cell, ptrdiff_t group, REAL *net, const fl_row *row, ptrdiff_t rows) {
+    if (cell->usual) fl_lstm_finish_kind(cell, group, net, row, rows, 1);
+    else fl_lstm_finish_kind(cell, group, net, row, rows, 0);
 }
 
 /* The local factors of one lane and group at one step, from what fl_finish saved and the error dh of the outputs.

@@ -4,7 +4,7 @@
 
 /* A cell's end, of one row; net (N, VW), overwritten; h: as it is read. */
 FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, REAL *net, const fl_row *row, const REAL *h) {
-    if (cell->l->kind == FASTLSTM_LSTM) fl_lstm_finish(cell, group, net, row);
+    if (cell->l->kind == FASTLSTM_LSTM) fl_lstm_finish(cell, group, net, row, 1);
     else if (cell->l->kind == FASTLSTM_RNN) fl_rnn_finish(cell, group, net, row);
     else if (cell->l->reset_after) fl_gru_finish(cell, group, net, row);
     else fl_gru_gates(cell, group, net, row, h);
@@ -52,12 +52,16 @@ FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N, int 
 /* All rows of a group, once their net inputs are complete; these are overwritten. */
 FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, REAL *net) {
     const ptrdiff_t N = cell->q.N;
+    if (!cell->plain && cell->l->kind == FASTLSTM_LSTM) {
+        fl_lstm_finish(cell, group, net, rows->row, rows->n);
+        return;
+    }
     if (!cell->plain) {
         for (ptrdiff_t r = 0; r < rows->n; r++)
             fl_finish(cell, group, net + r * N * VW, rows->row + r, rows->h[r]);
         return;
     }
-    /* In two passes: an output waits for its own state, but not for that of other rows. */
+    /* In two passes, as fl_lstm_finish. */
     for (ptrdiff_t r = 0; r < rows->n; r++) {
         REAL *t = net + r * 4 * VW;
         v_store(t, fl_plain_state(cell, group, rows->row + r, v_load(t), v_load(t + VW), v_load(t + 3 * VW)));
