@@ -79,7 +79,9 @@ FL_INLINE void fl_block(const fl_tile *t, ptrdiff_t stride, const REAL *const *s
 
 /* The same for all rows, in tiles of about equal height. */
 FL_INLINE void fl_block_rows(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t rows, const REAL *next, int P, int N) {
+    const ptrdiff_t asked = FL_BLOCK * FL_LINE, block = N * FL_BLOCK * VW * (ptrdiff_t)sizeof(REAL); /* bytes: a tile asks for, a panel has */
     uintptr_t soon = (uintptr_t)next;
+    ptrdiff_t at = 0; /* in the next block, panel after panel */
     for (ptrdiff_t r = 0, tiles = (rows + FL_ROWS - 1) / FL_ROWS; tiles > 0; tiles--) {
         const ptrdiff_t R = (rows - r + tiles - 1) / tiles;
         switch (R) {
@@ -93,7 +95,8 @@ FL_INLINE void fl_block_rows(const fl_tile *t, ptrdiff_t stride, const REAL *con
         default: fl_block(t, stride, s, from, count, r, soon, P, 1, N);
         }
         r += R;
-        soon += FL_SOON(R) * FL_BLOCK * FL_LINE;
+        at += FL_SOON(R) * asked;
+        soon = (uintptr_t)next + (uintptr_t)(P == 1 ? at : at / block * t->panel * (ptrdiff_t)sizeof(REAL) + at % block);
     }
 }
 
