@@ -105,6 +105,7 @@ class LongLag(Task):
     experiment: ClassVar[str] = "2"
     about: ClassVar[str] = NoiseFree.about
     outputs: ClassVar[int] = 2
+    at_the_end: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.2
     milestones: ClassVar[tuple] = (Check("10,000 right", every=500, promising=0.99),)
     test_sequences: ClassVar[int] = 10_000

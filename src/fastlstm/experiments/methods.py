@@ -6,7 +6,6 @@ import numpy as np
 
 import fastlstm as fl
 from fastlstm.experiments._shortcut import sigmoid
-from fastlstm.experiments._task import BLOCK_NUMBERS
 
 OPTIMIZERS = {"sgd": fl.SGD, "adam": fl.Adam, "rmsprop": fl.RMSprop}
 
@@ -32,6 +31,8 @@ class Engine:
         self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
         self._learner, self._update, self._rate = None, update, optimizer.lr
         self._stepwise = len(self._frozen) > 0  # Python has something to do after each update
+        if task.at_the_end and (gradient, update) == ("truncated-rtrl", "step") and not isinstance(optimizer, fl.SGD):
+            self._update = update = "sequence"  # the same but for rounding, and faster
         if (gradient, update) != ("bptt", "sequence"):
             chunk = {"step": 1, "sequence": "episode"}.get(update, update)
             self._learner = fl.OnlineLearner(net, loss="sse", optimizer=optimizer, gradient=gradient, chunk=chunk)
@@ -116,14 +117,7 @@ class Engine:
 
     def predict(self, batch):
         """The outputs (T, K), without learning."""
-        out = np.empty(batch.targets.shape, dtype=np.float32)
-        lengths, starts = batch.lengths, batch.starts
-        most = max(1, BLOCK_NUMBERS // (int(lengths.max(initial=1)) * batch.xs.shape[1]))
-        for first in range(0, len(batch), most):
-            part = batch.part(first, min(first + most, len(batch)))
-            ys, _ = self.net(part.padded(part.xs), lengths=part.lengths)
-            out[starts[first] : starts[first] + len(part.xs)] = self._read(ys[part.places], part.xs)
-        return out
+        return self._read(self.net(batch.xs, reset=batch.reset)[0], batch.xs)
 
 
 class Shortcut(Engine):

@@ -22,6 +22,7 @@ class TwoSequences(Task):
     inputs: ClassVar[int] = 1
     outputs: ClassVar[int] = 1
     weights: int = 102
+    at_the_end: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.2
     milestones: ClassVar[tuple] = (Check("ST1", every=1000, promising=0.9), Check("ST2", every=1000, promising=0.9))
     limits: ClassVar[dict] = {"ST1": (0, np.inf), "ST2": (0, 0.01)}  # of 256: most wrong, mean error below

@@ -53,6 +53,7 @@ class TemporalOrder(Task):
     experiment: ClassVar[str] = "6"
     about: ClassVar[str] = "temporal order: classify by the order of two or three widely separated symbols"
     inputs: ClassVar[int] = 8
+    at_the_end: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.3
     milestones: ClassVar[tuple] = (Window("ST3(0.1)", mean=0.1),)
     steps: ClassVar[int] = 105
