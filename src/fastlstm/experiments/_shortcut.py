@@ -42,15 +42,17 @@ class ShortcutNet:
     falling : float
     low : float
         The cell's g is logistic between `low` and 1: the paper's is 0, with which the state of long sequences drifts.
+    igb : float
+        Added to the initial weights into the input gate, which has no bias: below 0 it is closed at first.
     """
 
     def __init__(self, rng, size, unit="cell", update="step", rate=1.0, init=0.2, patience=100,
-                 falling=0.95, low=0.0):  # fmt: skip
+                 falling=0.95, low=0.0, igb=0.0):  # fmt: skip
         self.unit, self.update, self.rate, self._low = unit, update, rate, low
         self.shortcut = rng.uniform(-init, init, (size, size))  # U, one row for each input
         self.out = rng.uniform(-init, init, size)  # v
         self.cell = rng.uniform(-init, init, size)  # into the cell, or into the logistic unit
-        self.gate = rng.uniform(-init, init, size)
+        self.gate = igb + rng.uniform(-init, init, size)
         self.loop = rng.uniform(-init, init)
         self._errors, self._patience, self._falling = [], patience, falling
         self.present = unit != "cell" or not patience
