@@ -44,11 +44,13 @@ class ShortcutNet:
         The cell's g is logistic between `low` and 1: the paper's is 0, with which the state of long sequences drifts.
     igb : float
         Added to the initial weights into the input gate, which has no bias: below 0 it is closed at first.
+    entropy : bool
+        Outputs follow the gradient of the cross-entropy, not of the squared error: without the factor f'(net).
     """
 
     def __init__(self, rng, size, unit="cell", update="step", rate=1.0, init=0.2, patience=100,
-                 falling=0.95, low=0.0, igb=0.0):  # fmt: skip
-        self.unit, self.update, self.rate, self._low = unit, update, rate, low
+                 falling=0.95, low=0.0, igb=0.0, entropy=False):  # fmt: skip
+        self.unit, self.update, self.rate, self._low, self._entropy = unit, update, rate, low, entropy
         self.shortcut = rng.uniform(-init, init, (size, size))  # U, one row for each input
         self.out = rng.uniform(-init, init, size)  # v
         self.cell = rng.uniform(-init, init, size)  # into the cell, or into the logistic unit
@@ -100,7 +102,7 @@ class ShortcutNet:
         ys, states, gate, value = self._outputs(symbols)
         error = -ys
         error[np.arange(len(ys)), following] += 1.0
-        delta = self.rate * ys * (1.0 - ys) * error  # e_k = f'(net_k) (t_k - y_k)
+        delta = self._delta(ys, error)
         if self.present:
             down = delta @ self.out
             self.out += states @ delta
@@ -119,6 +121,10 @@ class ShortcutNet:
         if not self.present:
             self._grow(float(np.abs(error).mean()))
         return ys
+
+    def _delta(self, y, error):
+        """e_k = f'(net_k) (t_k - y_k), times the rate."""
+        return self.rate * error if self._entropy else self.rate * y * (1.0 - y) * error
 
     def _grow(self, error):
         """Add the unit when the error has stopped falling."""
@@ -149,7 +155,7 @@ class ShortcutNet:
             y = ys[t] = sigmoid(row + state * self.out)
             error = -y
             error[target] += 1.0
-            delta = self.rate * y * (1.0 - y) * error
+            delta = self._delta(y, error)
             row += delta
             if self.present:
                 down = float(delta @ self.out)

@@ -239,7 +239,7 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
 
 def _modern(cell):
     def make(task, rng, *, hidden=8, layers=1, lr=0.01, optimizer="adam", gradient="bptt", update="sequence", batch=1,
-             cool=0, forget=1.0, output="sigmoid", clip=1.0):  # fmt: skip
+             cool=0, forget=1.0, chrono=0, output="sigmoid", clip=1.0):  # fmt: skip
         body = cell(task.inputs, hidden, layers, seed=rng)
         head = fl.Linear(hidden, task.outputs, activation=None if output == "linear" else output, seed=rng)
         net = fl.Sequential(body, head)
@@ -247,6 +247,9 @@ def _modern(cell):
             for layer in range(layers):
                 bias = np.array(getattr(net, f"0.bias_ih_l{layer}"))
                 bias[hidden : 2 * hidden] = forget
+                if chrono:
+                    bias[hidden : 2 * hidden] = np.log(rng.uniform(1, chrono - 1, hidden))
+                    bias[:hidden] = -bias[hidden : 2 * hidden]
                 setattr(net, f"0.bias_ih_l{layer}", bias)
         options = {"clip_norm": clip} if clip and gradient == "bptt" else {}
         return Engine(task, net, _optimizer(net, optimizer, lr, **options), gradient, update, batch, cool)
@@ -262,6 +265,9 @@ def _modern(cell):
         As for `Engine`.
     forget : float
         Initial bias of an LSTM's forget gates (Gers et al. 2000, Jozefowicz et al. 2015).
+    chrono : float
+        Instead, time constants between 1 and so many steps, and input gates as closed as forget gates are open (Tallec
+        and Ollivier 2018).
     output : "sigmoid" or "linear"
     clip : float
         Largest norm of a gradient; 0: any.
