@@ -69,7 +69,8 @@ class Row:
         if not self.solved:
             lengths = [result["best length"] for result in self.results if "best length" in result]
             length = f" <{np.mean(lengths):.3g}>" if lengths else ""
-            return f"0 of {len(self.results)} in {_number(max(r['cap'] for r in self.results))}{length}"
+            caps = [_number(cap) for cap in sorted({result["cap"] for result in self.results})]
+            return f"0 of {len(self.results)} in {' to '.join(caps[:1] + caps[1:][-1:])}{length}"
         counts = [figures["sequences"] for figures in self.solved]
         spread = f", {_number(min(counts))} to {_number(max(counts))}" if len(counts) > 1 else ""
         return f"{_number(self.sequences)} ({len(counts)} of {len(self.results)}{spread})"
