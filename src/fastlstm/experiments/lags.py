@@ -27,7 +27,7 @@ class NoiseFree(Task):
 
     delay: int = 100  # p
     rate: float = 1.0
-    best: str = "lstm1997:entropy=True,igb=-3.0,low=-1,patience=20,rate=2.0,update=sequence"
+    best: str = "lstm1997:entropy=True,igb=-3.0,low=-1,patience=20,rate=3.0,update=sequence"
 
     @property
     def inputs(self):
