@@ -50,11 +50,6 @@ class Row:
         return [r["milestones"][self.milestone] for r in self.results if self.milestone in r["milestones"]]
 
     @property
-    def success(self):
-        """Percent of trials."""
-        return 100 * len(self.solved) / len(self.results)
-
-    @property
     def sequences(self):
         """Mean over the trials that reached it; None if none did."""
         return float(np.mean([figures["sequences"] for figures in self.solved])) if self.solved else None
@@ -174,7 +169,7 @@ def overview(results):
             algorithm = published.method if published else "lstm1997"
             first = next((row for row in at if row.method == algorithm), None)
             others = [row for row in at if row.solved and row is not first]
-            best = min(others, key=lambda row: (-row.success, row.sequences), default=None)
+            best = min(others, key=lambda row: (-len(row.solved), row.sequences), default=None)
             stage = f", {milestone}" if len(task.milestones) > 1 else ""
             cells = [
                 f"[{task.name}]({task.experiment}.md): {task.title}{stage}",
