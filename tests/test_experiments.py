@@ -8,7 +8,7 @@ import pytest
 
 from fastlstm import experiments
 from fastlstm.experiments import noise, order, reber, timing
-from fastlstm.experiments._task import Batch, Curve
+from fastlstm.experiments._task import Batch, Curve, Task
 
 
 def rng(seed=0):
@@ -324,10 +324,37 @@ def test_a_trial_depends_on_seed_and_number_alone():
 
 @pytest.mark.parametrize("text", ["lstm1997:gradient=bptt,optimizer=adam,lr=0.01", "lstm:batch=4", "gru", "bptt",
                                   "lstm1997:optimizer=adam,update=sequence", "lstm:gradient=carried-bptt,update=10",
-                                  "elman", "rtrl"])  # fmt: skip
+                                  "lstm:chrono=100", "elman", "rtrl"])  # fmt: skip
 def test_any_network_gradient_and_optimiser_can_be_tried(text):
     result, learner = experiments.trial(task("3a-1"), text, 1, 0, 100)
     assert result["sequences"] == 100 and np.isfinite(result["error"]) and result["method"] == text
+
+
+def test_targets_at_the_ends_alone_need_no_update_at_each_step():
+    texts = "lstm1997:optimizer=adam", "lstm1997:optimizer=adam,update=1"
+    ends, steps = (experiments.trial(task("4-1"), text, 1, 0, 100) for text in texts)
+    assert ends[0]["error"] == pytest.approx(steps[0]["error"], abs=1e-4)
+    assert np.allclose(ends[1].net.parameters, steps[1].net.parameters, atol=1e-3)
+
+
+def test_a_rate_can_fall():
+    _, learner = experiments.trial(task("3a-1"), "lstm1997:optimizer=adam,lr=0.01,cool=500", 1, 0, 2000)
+    assert learner._optimizer.lr == pytest.approx(0.01 / (1 + 1000 / 500))  # of the latest thousand
+
+
+def test_long_lags_are_tested_without_their_inputs():
+    its = task("2c-4")
+    make, options, _ = experiments.method(its, "best")
+    learner = make(its, rng(1), **options)
+    learner.learn(its.draw(rng(2), 20))
+    (right, mean), (all_right, all_mean) = its.errors(learner, rng(3), 20), Task.errors(its, learner, rng(3), 20)
+    assert np.array_equal(right, all_right) and np.allclose(mean, all_mean, atol=1e-6)
+
+
+def test_closed_gates_and_cross_entropy_of_2a():
+    _, learner = experiments.trial(task("2a-2"), "lstm1997:igb=-30,entropy=True,patience=0", 1, 0, 10)
+    assert abs(learner._states(np.arange(10))[0]).max() < 1e-6
+    assert (learner._delta(np.full(3, 0.25), np.full(3, 0.5)) == 0.5).all()
 
 
 def test_methods_for_one_training_set_say_so():

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
 def sigmoid(x):
     """The logistic function."""
     return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
+def logistic(x):
+    """The same of a Python float."""
+    return 0.5 + 0.5 * math.tanh(0.5 * x)
 
 
 class ShortcutNet:
@@ -35,15 +42,19 @@ class ShortcutNet:
     falling : float
     low : float
         The cell's g is logistic between `low` and 1: the paper's is 0, with which the state of long sequences drifts.
+    igb : float
+        Added to the initial weights into the input gate, which has no bias: below 0 it is closed at first.
+    entropy : bool
+        Outputs follow the gradient of the cross-entropy, not of the squared error: without the factor f'(net).
     """
 
     def __init__(self, rng, size, unit="cell", update="step", rate=1.0, init=0.2, patience=100,
-                 falling=0.95, low=0.0):  # fmt: skip
-        self.unit, self.update, self.rate, self._low = unit, update, rate, low
+                 falling=0.95, low=0.0, igb=0.0, entropy=False):  # fmt: skip
+        self.unit, self.update, self.rate, self._low, self._entropy = unit, update, rate, low, entropy
         self.shortcut = rng.uniform(-init, init, (size, size))  # U, one row for each input
         self.out = rng.uniform(-init, init, size)  # v
         self.cell = rng.uniform(-init, init, size)  # into the cell, or into the logistic unit
-        self.gate = rng.uniform(-init, init, size)
+        self.gate = igb + rng.uniform(-init, init, size)
         self.loop = rng.uniform(-init, init)
         self._errors, self._patience, self._falling = [], patience, falling
         self.present = unit != "cell" or not patience
@@ -67,8 +78,8 @@ class ShortcutNet:
             states.append(h)
         return np.array(states), None, None
 
-    def _g(self, net):
-        return self._low + (1.0 - self._low) * sigmoid(net)
+    def _g(self, net, squash=sigmoid):
+        return self._low + (1.0 - self._low) * squash(net)
 
     def _slope(self, value):
         return (value - self._low) * (1.0 - value) / (1.0 - self._low)  # g' by its value
@@ -91,7 +102,7 @@ class ShortcutNet:
         ys, states, gate, value = self._outputs(symbols)
         error = -ys
         error[np.arange(len(ys)), following] += 1.0
-        delta = self.rate * ys * (1.0 - ys) * error  # e_k = f'(net_k) (t_k - y_k)
+        delta = self._delta(ys, error)
         if self.present:
             down = delta @ self.out
             self.out += states @ delta
@@ -111,6 +122,10 @@ class ShortcutNet:
             self._grow(float(np.abs(error).mean()))
         return ys
 
+    def _delta(self, y, error):
+        """e_k = f'(net_k) (t_k - y_k), times the rate."""
+        return self.rate * error if self._entropy else self.rate * y * (1.0 - y) * error
+
     def _grow(self, error):
         """Add the unit when the error has stopped falling."""
         n = self._patience
@@ -120,30 +135,30 @@ class ShortcutNet:
 
     def _stepwise(self, symbols, following):
         """The weights change at every step; the unit's sensitivities are carried along (Williams and Zipser 1989)."""
-        state, ys, errors = 0.0, np.empty((len(symbols), len(self.out))), 0.0
+        state, ys = 0.0, np.empty((len(symbols), len(self.out)))
         to_cell, to_gate, to_loop = np.zeros(len(self.out)), np.zeros(len(self.out)), 0.0  # d state / d weights
         for t, (symbol, target) in enumerate(zip(symbols.tolist(), following.tolist(), strict=True)):
             if not self.present:
                 pass
             elif self.unit == "cell":
-                gate, value = sigmoid(self.gate[symbol]), self._g(self.cell[symbol])
+                gate, value = logistic(self.gate.item(symbol)), self._g(self.cell.item(symbol), logistic)
                 state += gate * value
                 to_cell[symbol] += gate * self._slope(value)
                 to_gate[symbol] += value * gate * (1.0 - gate)
             else:
-                before, state = state, sigmoid(self.cell[symbol] + self.loop * state)
+                before, state = state, logistic(self.cell.item(symbol) + self.loop * state)
                 slope = state * (1.0 - state)
                 to_cell *= slope * self.loop
                 to_cell[symbol] += slope
                 to_loop = slope * (before + self.loop * to_loop)
-            y = ys[t] = sigmoid(self.shortcut[symbol] + state * self.out)
+            row = self.shortcut[symbol]
+            y = ys[t] = sigmoid(row + state * self.out)
             error = -y
             error[target] += 1.0
-            errors += float(np.abs(error).mean())
-            delta = self.rate * y * (1.0 - y) * error
-            self.shortcut[symbol] += delta
+            delta = self._delta(y, error)
+            row += delta
             if self.present:
-                down = delta @ self.out
+                down = float(delta @ self.out)
                 self.out += state * delta
                 self.cell += down * to_cell
                 if self.unit == "cell":
@@ -151,5 +166,7 @@ class ShortcutNet:
                 else:
                     self.loop += down * to_loop
         if not self.present:
-            self._grow(errors / len(ys))
+            error = -ys
+            error[np.arange(len(ys)), following] += 1.0
+            self._grow(float(np.abs(error).mean()))
         return ys

@@ -25,6 +25,7 @@ class StreamTask(Task):
     tolerance: ClassVar[float] = 0.49
     tests: ClassVar[int] = 10
     unit: ClassVar[str] = "steps"  # what lengths count: steps or sequences
+    last_alone: ClassVar[bool] = False  # whether targets stand at the ends of sequences alone
 
     length: int = 100_000
     test_length: int = 100_000
@@ -73,12 +74,12 @@ class StreamTask(Task):
         done, steps, n = 0, 0, 1
         while done < limit:
             batch = draw(n)
-            few = learner is not None and steps < FEW_STEPS
+            few = learner is not None and steps < FEW_STEPS and not self.last_alone
             if self.unit == "steps" and done + len(batch.xs) > limit:
                 batch = batch.steps(limit - done)
             elif self.unit != "steps" and done + len(batch) > limit:
                 batch = batch.part(0, limit - done)
-            before = None if few else copy.deepcopy(learner)
+            before = None if few or (self.last_alone and n == 1) else copy.deepcopy(learner)
             first = self._walk(learner, batch) if few else self._first(batch, run(learner, batch))
             if first is not None:
                 if before is not None and first + 1 < len(batch.xs):

@@ -181,6 +181,7 @@ class Task:
     cap: ClassVar[int] = 5_000_000  # most training sequences
     test_sequences: ClassVar[int] = 2560
     steps: ClassVar[int] = 100  # about as many in a sequence
+    at_the_end: ClassVar[bool] = False  # whether targets stand at the ends of sequences alone
 
     name: str
     title: str = ""

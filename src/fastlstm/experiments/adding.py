@@ -57,6 +57,7 @@ class Adding(Task):
     inputs: ClassVar[int] = 2
     outputs: ClassVar[int] = 1
     weights: int = 93
+    at_the_end: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.04
     milestones: ClassVar[tuple] = (Window("ST3(0.01)", mean=0.01),)
 
@@ -64,7 +65,7 @@ class Adding(Task):
     igb: tuple | None = (-3.0, -6.0)
     low: float = -1.0
     neutral: float = 0.0
-    best: str = "lstm1997:optimizer=adam,lr=0.003,output=identity"
+    best: str = "lstm1997:optimizer=adam,lr=0.005,output=identity,blocks=4,igb=(-3.0;-4.0;-5.0;-6.0),cool=10000"
 
     @property
     def steps(self):
@@ -97,7 +98,7 @@ class Multiplication(Adding):
     low: float = 0.0
     neutral: float = 1.0
     rate: float = 0.1
-    best: str = "lstm1997:optimizer=adam,lr=0.003,output=identity,igb=(-3.0;-6.0)"
+    best: str = "lstm1997:optimizer=adam,lr=0.005,output=identity,igb=(-3.0;-4.0;-5.0;-6.0),blocks=4,cool=20000"
 
     def target(self, marked):
         """(2, n) values -> (n,) targets."""

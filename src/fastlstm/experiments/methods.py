@@ -6,7 +6,6 @@ import numpy as np
 
 import fastlstm as fl
 from fastlstm.experiments._shortcut import sigmoid
-from fastlstm.experiments._task import BLOCK_NUMBERS
 
 OPTIMIZERS = {"sgd": fl.SGD, "adam": fl.Adam, "rmsprop": fl.RMSprop}
 
@@ -25,13 +24,20 @@ class Engine:
         When the weights change: after so many steps, or at the end of a sequence (not with "carried-bptt").
     batch : int
         With "bptt" of whole sequences, so many to an update.
+    cool : int
+        After n sequences the rate is lr / (1 + n / cool); 0: it stays.
     """
 
-    def __init__(self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1):
+    _cool = 0
+
+    def __init__(self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1, cool=0):
+        self._cool, self._seen = cool, 0
         self.net, self._optimizer, self._batch = net, optimizer, batch
         self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
         self._learner, self._update, self._rate = None, update, optimizer.lr
         self._stepwise = len(self._frozen) > 0  # Python has something to do after each update
+        if task.at_the_end and (gradient, update) == ("truncated-rtrl", "step") and not isinstance(optimizer, fl.SGD):
+            self._update = update = "sequence"  # the same but for rounding, and faster
         if (gradient, update) != ("bptt", "sequence"):
             chunk = {"step": 1, "sequence": "episode"}.get(update, update)
             self._learner = fl.OnlineLearner(net, loss="sse", optimizer=optimizer, gradient=gradient, chunk=chunk)
@@ -43,6 +49,9 @@ class Engine:
 
     def learn(self, batch):
         """Learn from sequences, one after the other; the outputs (T, K) before learning from each target."""
+        if self._cool:
+            self._optimizer.lr = self._rate / (1 + self._seen / self._cool)
+            self._seen += len(batch)
         if self._learner is None:
             return self._backpropagate(batch)
         if not self._stepwise:
@@ -116,14 +125,7 @@ class Engine:
 
     def predict(self, batch):
         """The outputs (T, K), without learning."""
-        out = np.empty(batch.targets.shape, dtype=np.float32)
-        lengths, starts = batch.lengths, batch.starts
-        most = max(1, BLOCK_NUMBERS // (int(lengths.max(initial=1)) * batch.xs.shape[1]))
-        for first in range(0, len(batch), most):
-            part = batch.part(first, min(first + most, len(batch)))
-            ys, _ = self.net(part.padded(part.xs), lengths=part.lengths)
-            out[starts[first] : starts[first] + len(part.xs)] = self._read(ys[part.places], part.xs)
-        return out
+        return self._read(self.net(batch.xs, reset=batch.reset)[0], batch.xs)
 
 
 class Shortcut(Engine):
@@ -202,12 +204,12 @@ def _optimizer(net, name, lr, **options):
 
 
 def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sgd", lr=None, decay=None,
-             momentum=None, batch=1, shortcut=False, **network):  # fmt: skip
+             momentum=None, batch=1, cool=0, shortcut=False, **network):  # fmt: skip
     """The paper's network and algorithm; with options, readings of what the paper leaves open, and variations.
 
     Parameters
     ----------
-    gradient, update, batch
+    gradient, update, batch, cool
         As for `Engine`; after each step by default, with "bptt" after each sequence.
     optimizer : "sgd", "adam" or "rmsprop"
     lr, decay, momentum : float, optional
@@ -232,12 +234,12 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
         update = "sequence" if gradient == "bptt" else "step"
     more = {name: value for name, value in (("decay", decay), ("momentum", momentum)) if value}
     optimizer = _optimizer(net, optimizer, task.rate if lr is None else lr, **more)
-    return Engine(task, net, optimizer, gradient, update, batch)
+    return Engine(task, net, optimizer, gradient, update, batch, cool)
 
 
 def _modern(cell):
     def make(task, rng, *, hidden=8, layers=1, lr=0.01, optimizer="adam", gradient="bptt", update="sequence", batch=1,
-             forget=1.0, output="sigmoid", clip=1.0):  # fmt: skip
+             cool=0, forget=1.0, chrono=0, output="sigmoid", clip=1.0):  # fmt: skip
         body = cell(task.inputs, hidden, layers, seed=rng)
         head = fl.Linear(hidden, task.outputs, activation=None if output == "linear" else output, seed=rng)
         net = fl.Sequential(body, head)
@@ -245,9 +247,12 @@ def _modern(cell):
             for layer in range(layers):
                 bias = np.array(getattr(net, f"0.bias_ih_l{layer}"))
                 bias[hidden : 2 * hidden] = forget
+                if chrono:
+                    bias[hidden : 2 * hidden] = np.log(rng.uniform(1, chrono - 1, hidden))
+                    bias[:hidden] = -bias[hidden : 2 * hidden]
                 setattr(net, f"0.bias_ih_l{layer}", bias)
         options = {"clip_norm": clip} if clip and gradient == "bptt" else {}
-        return Engine(task, net, _optimizer(net, optimizer, lr, **options), gradient, update, batch)
+        return Engine(task, net, _optimizer(net, optimizer, lr, **options), gradient, update, batch, cool)
 
     make.__doc__ = f"""Today's {cell.__name__} by full backpropagation through time and Adam.
 
@@ -256,10 +261,13 @@ def _modern(cell):
     hidden, layers : int
     lr : float
     optimizer : "sgd", "adam" or "rmsprop"
-    gradient, update, batch
+    gradient, update, batch, cool
         As for `Engine`.
     forget : float
         Initial bias of an LSTM's forget gates (Gers et al. 2000, Jozefowicz et al. 2015).
+    chrono : float
+        Instead, time constants between 1 and so many steps, and input gates as closed as forget gates are open (Tallec
+        and Ollivier 2018).
     output : "sigmoid" or "linear"
     clip : float
         Largest norm of a gradient; 0: any.

@@ -50,11 +50,6 @@ class Row:
         return [r["milestones"][self.milestone] for r in self.results if self.milestone in r["milestones"]]
 
     @property
-    def success(self):
-        """Percent of trials."""
-        return 100 * len(self.solved) / len(self.results)
-
-    @property
     def sequences(self):
         """Mean over the trials that reached it; None if none did."""
         return float(np.mean([figures["sequences"] for figures in self.solved])) if self.solved else None
@@ -69,7 +64,8 @@ class Row:
         if not self.solved:
             lengths = [result["best length"] for result in self.results if "best length" in result]
             length = f" <{np.mean(lengths):.3g}>" if lengths else ""
-            return f"0 of {len(self.results)} in {_number(max(r['cap'] for r in self.results))}{length}"
+            caps = [_number(cap) for cap in sorted({result["cap"] for result in self.results})]
+            return f"0 of {len(self.results)} in {' to '.join(caps[:1] + caps[1:][-1:])}{length}"
         counts = [figures["sequences"] for figures in self.solved]
         spread = f", {_number(min(counts))} to {_number(max(counts))}" if len(counts) > 1 else ""
         return f"{_number(self.sequences)} ({len(counts)} of {len(self.results)}{spread})"
@@ -173,7 +169,7 @@ def overview(results):
             algorithm = published.method if published else "lstm1997"
             first = next((row for row in at if row.method == algorithm), None)
             others = [row for row in at if row.solved and row is not first]
-            best = min(others, key=lambda row: (-row.success, row.sequences), default=None)
+            best = min(others, key=lambda row: (-len(row.solved), row.sequences), default=None)
             stage = f", {milestone}" if len(task.milestones) > 1 else ""
             cells = [
                 f"[{task.name}]({task.experiment}.md): {task.title}{stage}",

@@ -34,7 +34,7 @@ class Timing(StreamTask):
     length: int = 100
     test_length: int = 1000
     every: int = 10
-    best: str = "lstm:hidden=8,lr=0.003,gradient=carried-bptt,update=10"
+    best: str = "lstm:hidden=16,lr=0.003,gradient=carried-bptt,update=10"
 
     def network(self, rng, **changes):
         """Gates see the cell's state; g and h are the identity."""
@@ -78,6 +78,7 @@ class Periodic(Timing):
 
     shape: str = "cos"
     momentum: float = 0.99
+    best: str = "lstm:hidden=8,lr=0.003,gradient=carried-bptt,update=10"
 
     def function(self):
         """One period, (F,)."""
