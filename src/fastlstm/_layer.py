@@ -352,7 +352,6 @@ class Layer:
         x, state, lengths, reset
             As in a call of the layer. x must not change before `backward` has been called.
         recompute : int or True, optional
-        recompute : int or True, optional
             Save memory, at the cost of a second forward pass: keep the states at every `recompute`-th step alone (True:
             about the square root of the number of steps) and run the steps between again on the way back. The outputs
             have the same bits; so has the gradient, if `recompute` times the number of lanes is a multiple of 64 (with
