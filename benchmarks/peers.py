@@ -474,8 +474,8 @@ def measure(engines, measures, effort, threads):
 
 
 # Multiply-adds in a row, besides two divisions, between a step's last sum and its output: a gate's activation, the
-# state, its activation, the output.
-TAIL = 9 + 2 + 10 + 1
+# state, its activation, the output; less the two that every chain has.
+TAIL = 9 + 2 + 10 + 1 - 2
 
 
 def step_stages(sources, size, times=1):
@@ -517,12 +517,12 @@ def needs(work, engine, valid):
     return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
 
-def measure_of(name, limits, size):
-    """A function that measures the limit `name`, in billions a second; calls return a fresh array of `size` numbers."""
+def measure_of(name, limits):
+    """A function that measures the limit `name`, in billions a second."""
     kind, *count = name.split()
     if kind == "call":
-        copy = np.zeros(size, np.float32).copy
-        return lambda: 1e-9 / timed(copy, 10_000)
+        length = np.zeros(1, np.float32).__len__
+        return lambda: 1e-9 / timed(length, 10_000)
     return partial(getattr(limits, kind), *map(int, count))
 
 
@@ -547,7 +547,7 @@ def run(work, peers, limits, effort, threads):
     short = {engine.name for engine, seconds in engines.items() if seconds < SHORT_CALL}
     engines = {e: s for e, s in engines.items() if not e.name.endswith(BOUND) or e.name.removesuffix(BOUND) in short}
     names = {name for engine in own for stage in needs(work, engine.name, 1) for name in stage} | {"fma"}
-    measures = {name: measure_of(name, limits, work.hidden) for name in sorted(names)} if limits else {}
+    measures = {name: measure_of(name, limits) for name in sorted(names)} if limits else {}
     gc.collect()
     gc.disable()
     try:
@@ -652,7 +652,7 @@ def limit_label(name, caches):
 FLOOR_HEAD = ["limit", "reached", "ratio there"]
 FLOOR_TEXT = (
     "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and what "
-    "most of them are: a call from Python that returns a fresh array (NumPy's own copy), operations of a step that "
+    "most of them are: a call from Python (of NumPy's shortest method), operations of a step that "
     "wait for one another, products of matrices that lie in the first-level cache, or reading weights over and over; "
     "batches have 22 multiply-adds for each activation too. All else comes on top. Reached: limit over our minimum. "
     "Ratio there: minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, "

@@ -261,7 +261,7 @@ def run(work, limits, effort, threads):
         alone = own_call(Problem(work))
         engines.append(Engine("1 thread", alone, partial(fl.set_num_threads, 1)))
     bounds = sorted({name for stage in work.needs() for name in stage} | {"fma"})
-    measures = {name: measure_of(name, limits, work.hidden) for name in bounds} if limits else {}
+    measures = {name: measure_of(name, limits) for name in bounds} if limits else {}
     gc.collect()
     gc.disable()
     try:

@@ -558,7 +558,7 @@ print(json.dumps([hung, sorted(got), wanted + mine]))
 INTERRUPT = (
     CALLS
     + """
-c = make(hidden=256, steps=60_000, lanes=1)
+c = make(hidden=512, steps=40_000, lanes=1)
 SENT = []
 
 def interrupt(function, number=signal.SIGINT, error=KeyboardInterrupt):

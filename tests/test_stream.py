@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -281,6 +282,46 @@ def test_a_step_allocates_what_it_returns_and_no_more():
         tracemalloc.stop()
     assert after - before < 500
     assert peak - before < 500  # not one array of 64 numbers more, at any moment
+
+
+def streams_and_learners():
+    layer = fl.LSTM(3, 4, seed=0)
+    learner = fl.OnlineLearner(fl.LSTM(3, 4, seed=0), optimizer=None)
+    return [("stream", layer.stream().step), ("learner", learner.step)]
+
+
+@pytest.mark.parametrize("keep", [lambda y: y, lambda y: y[1:3], lambda y: y.reshape(2, 2).T, memoryview, lambda y: [y]])
+@pytest.mark.parametrize("name", ["stream", "learner"])
+def test_outputs_are_given_out_again_only_when_nobody_has_them(name, keep):
+    step = dict(streams_and_learners())[name]
+    xs = numbers((40, 3), 1, np.float32)
+    kept, copies = [], []
+    for k, x in enumerate(xs):
+        y = step(x)
+        if k % 3:  # some are dropped, some stay
+            kept.append(keep(y))
+            copies.append(np.array(kept[-1]))
+    for a, copied in zip(kept, copies, strict=True):
+        assert_same_bits(np.array(a), copied)
+
+
+@pytest.mark.parametrize("name", ["stream", "learner"])
+def test_outputs_that_somebody_changed_are_not_given_out_again(name):
+    step = dict(streams_and_learners())[name]
+    x = np.ones(3, np.float32)
+    for change in (
+        lambda y: y.setflags(write=False),
+        lambda y: setattr(y, "shape", (2, 2)),
+        lambda y: setattr(y, "dtype", np.int32),
+        lambda y: y.resize(2, refcheck=False),
+        lambda y: y.fill(np.nan),
+    ):
+        for _ in range(3):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                change(step(x))
+        y = step(x)
+        assert y.shape == (4,) and y.dtype == np.float32 and y.flags.writeable and np.isfinite(y).all()
 
 
 # Threads --------------------------------------------------------------------------------------------------------------

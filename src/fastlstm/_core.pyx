@@ -354,24 +354,42 @@ cdef class Network:
         """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written.
 
         With `starts` (B,), x and y are (rows, .), where sequences of these `lengths` begin at these rows."""
+        cdef Py_ssize_t first = cnp.PyArray_DIM(x, 0), second = cnp.PyArray_DIM(x, 1)
+        cdef Py_ssize_t steps = second if batch_first else first, lanes = first if batch_first else second
+        if starts is not None:
+            steps, lanes = lengths.max(), len(lengths)
+        self.run(packed, data(x), data(y), state, steps, lanes, lengths, reset, batch_first, starts)
+
+    def call(self, packed, x, bint batch_first, list recurrent):
+        """Most calls, from zeros and without lengths or resets: y, and the parts of the state; None if x is not `ready`."""
+        cdef int ndim = self.ready(x)
+        if ndim == 0:
+            return None
+        cdef cnp.ndarray y = self.new_output(<cnp.ndarray>x)
+        cdef bint swapped = batch_first and ndim == 3
+        cdef Py_ssize_t first = cnp.PyArray_DIM(y, 0), second = cnp.PyArray_DIM(y, 1) if ndim == 3 else 1
+        cdef Py_ssize_t steps = second if swapped else first, lanes = first if swapped else second
+        state = self.new_state(lanes)
+        self.run(packed, data(x), data(y), state, steps, lanes, None, None, swapped, None)
+        return y, parts_of(state, lanes, recurrent)
+
+    cdef int run(self, packed, void *x, void *y, state, Py_ssize_t steps, Py_ssize_t lanes, lengths, reset, bint batch_first,
+                 starts) except -1:
         cdef fastlstm_batch batch
         cdef fastlstm_status status
         cdef list raised = []
-        cdef Py_ssize_t first = cnp.PyArray_DIM(x, 0), second = cnp.PyArray_DIM(x, 1)
-        batch.steps, batch.lanes = (second, first) if batch_first else (first, second)
-        if starts is not None:
-            batch.steps, batch.lanes = lengths.max(), len(lengths)
-        self.divide(batch.steps, batch.lanes)
+        self.divide(steps, lanes)
         cdef int threads = self.calls.threads, by_units = self.calls.by_units
         global has_pool
         has_pool |= threads > 1
         scratch = self.pool.take(SCRATCH, self.calls.scratch, self.dtype)
-        batch.x, batch.y, batch.state = data(x), data(y), data(state)
-        batch.x_step, batch.x_lane = self.input_size * batch.lanes, self.input_size
-        batch.y_step, batch.y_lane = self.output_size * batch.lanes, self.output_size
+        batch.steps, batch.lanes = steps, lanes
+        batch.x, batch.y, batch.state = x, y, data(state)
+        batch.x_step, batch.x_lane = self.input_size * lanes, self.input_size
+        batch.y_step, batch.y_lane = self.output_size * lanes, self.output_size
         if batch_first:
-            batch.x_step, batch.x_lane = self.input_size, self.input_size * batch.steps
-            batch.y_step, batch.y_lane = self.output_size, self.output_size * batch.steps
+            batch.x_step, batch.x_lane = self.input_size, self.input_size * steps
+            batch.y_step, batch.y_lane = self.output_size, self.output_size * steps
         if starts is not None:
             batch.x_step = batch.x_lane = self.input_size
             batch.y_step = batch.y_lane = self.output_size
@@ -386,6 +404,7 @@ cdef class Network:
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
+        return 0
 
 
 include "_core_tape.pxi"
@@ -404,6 +423,7 @@ cdef class Stream:
     cdef readonly Py_ssize_t lanes
     cdef readonly object packed, flat_state
     cdef object scratch, y
+    cdef Outputs outputs
     cdef fastlstm_batch batch
     cdef bint busy, small
     cdef int typenum
@@ -413,6 +433,7 @@ cdef class Stream:
         self.flat_state = network.new_state(lanes)
         self.scratch = network.new_scratch(RUN_STEPS, lanes)
         self._use(packed)
+        self.outputs = Outputs()
         self.y = aligned(lanes * network.output_size, network.dtype)
         self.typenum = network.dtype.num
         self.small = network.n_packed * lanes < SMALL_WORK
@@ -462,7 +483,7 @@ cdef class Stream:
         shape[0] = self.lanes
         shape[ndim - 1] = self.network.output_size
         if out is None:
-            y = cnp.PyArray_SimpleNew(ndim, shape, self.typenum)
+            y = self.outputs.take(ndim, shape, self.typenum)
         elif (type(out) is np_ndarray and cnp.PyArray_NDIM(<cnp.ndarray>out) == ndim and cnp.PyArray_TYPE(<cnp.ndarray>out) == self.typenum
               and cnp.PyArray_ISCARRAY(<cnp.ndarray>out) and cnp.PyArray_DIM(<cnp.ndarray>out, 0) == shape[0]
               and cnp.PyArray_DIM(<cnp.ndarray>out, ndim - 1) == shape[ndim - 1]):

@@ -38,6 +38,43 @@ def parts_of(cnp.ndarray flat, Py_ssize_t lanes, list recurrent):
     return entries
 
 
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define fl_is_alone(o) 0
+    #else
+    #define fl_is_alone(o) (Py_REFCNT(o) == 1)
+    #endif
+    """
+    bint fl_is_alone(void *)  # whether an object has one reference, and nobody else can make more
+
+
+@cython.final
+@cython.no_gc
+cdef class Outputs:
+    """Arrays for the outputs of steps: those given out before, once nobody has them any more.
+
+    A new one would take a third of a short step. There are two, since a loop ``y = step(x)`` still has the last one."""
+    cdef cnp.ndarray newer, older
+
+    cdef bint fits(self, cnp.ndarray a, int ndim, const cnp.npy_intp *sizes, int typenum):
+        """Whether `a` is as it was given out, and of this shape."""
+        return (cnp.PyArray_NDIM(a) == ndim and cnp.PyArray_DIM(a, 0) == sizes[0] and cnp.PyArray_DIM(a, ndim - 1) == sizes[ndim - 1]
+                and cnp.PyArray_TYPE(a) == typenum and cnp.PyArray_ISCARRAY(a) and cnp.PyArray_CHKFLAGS(a, cnp.NPY_ARRAY_OWNDATA))
+
+    cdef cnp.ndarray take(self, int ndim, cnp.npy_intp *sizes, int typenum):
+        """An array (sizes[0],) or (sizes[0], sizes[1]) with anything in it."""
+        cdef cnp.ndarray a
+        if fl_is_alone(<void *>self.newer) and self.fits(self.newer, ndim, sizes, typenum):
+            return self.newer
+        if fl_is_alone(<void *>self.older) and self.fits(self.older, ndim, sizes, typenum):
+            a = self.older
+        else:
+            a = cnp.PyArray_SimpleNew(ndim, sizes, typenum)
+        self.older, self.newer = self.newer, a
+        return a
+
+
 cdef enum:
     WEIGHTS, TAPE, SCRATCH, GRADIENT, KINDS
 

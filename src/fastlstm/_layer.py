@@ -29,6 +29,11 @@ class State(tuple):
         return tuple(self), self.gates
 
 
+def _entries(parts):
+    """Of the parts of each recurrent layer's state what users see."""
+    return [State((p["h"], p["c"]), p["a"]) if "a" in p else (p["h"], p["c"]) if "c" in p else p["h"] for p in parts]
+
+
 class _Spans:
     """A tape in spans of steps: kept are the states between them, and a span is run again when errors come back to it.
 
@@ -233,10 +238,7 @@ class Layer:
 
     def _state_views(self, flat, lanes):
         """The state as users see it: a list, one entry per recurrent layer, of views of the engine's flat array."""
-        return [
-            State((p["h"], p["c"]), p["a"]) if "a" in p else (p["h"], p["c"]) if "c" in p else p["h"]
-            for p in self._state_parts(flat, lanes)
-        ]
+        return _entries(self._state_parts(flat, lanes))
 
     def _wrap_state(self, views):
         """A single layer's state is its entry itself."""
@@ -309,6 +311,10 @@ class Layer:
         >>> y.shape, h.shape
         ((5, 2, 4), (1, 2, 4))
         """
+        if state is None and lengths is None and reset is None:
+            done = self._network.call(self._weights(), x, self.batch_first, self._recurrent)
+            if done:
+                return done[0], self._wrap_state(_entries(done[1]))
         if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
             return self._call_ragged(x, state, lengths, reset)
         x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)

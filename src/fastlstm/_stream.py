@@ -10,11 +10,12 @@ class Stream(_core.Stream):
     """A running copy of a network for step-by-step use, made by ``layer.stream(lanes)``.
 
     It holds the weights as they were when it was made (`refresh` takes the current ones) and its own state, shares
-    nothing that changes with other streams, and allocates nothing per step but the array it returns (with ``out=``
-    nothing at all). One stream is used by one thread at a time; a second one gets a RuntimeError.
+    nothing that changes with other streams, and allocates nothing per step but the array it returns (nothing at all
+    with ``out=``, or once an array that it has returned is not used any more). One stream is used by one thread at a
+    time; a second one gets a RuntimeError.
 
-    ``step(x, out=None)`` takes one step: x is (I,) or (lanes, I), the result (O,) or (lanes, O), a fresh array or
-    `out`. The bits are those of `run`, and with native weights of calling the layer.
+    ``step(x, out=None)`` takes one step: x is (I,) or (lanes, I), the result (O,) or (lanes, O), an array of your own
+    or `out`. The bits are those of `run`, and with native weights of calling the layer.
 
     `weights` is the name of the format in which the stream stores its weights: "float16" and "int8" are smaller and
     faster and less exact; see `Layer.stream`.

@@ -111,19 +111,19 @@ static fastlstm_status layer_check(const fastlstm_layer *l) {
         if (times(times(H, I), 256) < 0 || !fits(l->weight_ih, times(H, I)) || !fits(l->bias_ih, H)) return FASTLSTM_TOO_LARGE;
         return FASTLSTM_OK;
     }
-    if (lstm && (H % S || !(l->clip > 0) || l->gates < 0 || l->gates > 15 ||
+    if (lstm && ((S > 1 && H % S) || !(l->clip > 0) || l->gates < 0 || l->gates > 15 ||
                  ((l->gates & FASTLSTM_COUPLED_GATES) && ((l->gates & FASTLSTM_FORGET_GATE) || !(l->gates & FASTLSTM_INPUT_GATE)))))
         return FASTLSTM_BAD_LAYER;
     if (times(H, 4) < 0) return FASTLSTM_TOO_LARGE;
-    const ptrdiff_t gates = lstm ? (l->gates & 1) + (l->gates >> 1 & 1) + (l->gates >> 2 & 1) : 0;
-    const ptrdiff_t rows = l->kind == FASTLSTM_GRU ? 3 * H : plus(times(gates, H / S), H), P = l->proj_size ? l->proj_size : H;
-    const ptrdiff_t A = l->gate_recurrence ? gates * (H / S) : 0, sources = plus(plus(I, H), plus(A, 2));
+    const ptrdiff_t J = S == 1 ? H : H / S, gates = lstm ? (l->gates & 1) + (l->gates >> 1 & 1) + (l->gates >> 2 & 1) : 0;
+    const ptrdiff_t rows = l->kind == FASTLSTM_GRU ? 3 * H : plus(times(gates, J), H), P = l->proj_size ? l->proj_size : H;
+    const ptrdiff_t A = l->gate_recurrence ? gates * J : 0, sources = plus(plus(I, H), plus(A, 2));
     if (l->weights == FASTLSTM_INT8 && (I > FL_MOST_BYTES || H > FL_MOST_BYTES || A > FL_MOST_BYTES)) return FASTLSTM_TOO_LARGE;
     if (l->weight_ih < 0 || l->weight_hh < 0 || (l->weight_gh < 0) != (A == 0) || (l->weight_peephole < 0) != (!l->peepholes || !gates) ||
         (l->bias_hh >= 0 && l->bias_ih < 0) || l->state_h < 0 || (lstm && l->state_c < 0) || (A && l->state_a < 0))
         return FASTLSTM_BAD_LAYER;
     /* Packed weights, traces and factors of a layer are at most this, in bytes. */
-    const ptrdiff_t blocks = plus(H / S, 16);
+    const ptrdiff_t blocks = plus(J, 16);
     if (times(times(times(blocks, plus(times(S, 3), 3)), sources), 16) < 0 || times(times(times(S, S), blocks), 16) < 0 ||
         times(times(plus(H, 16), plus(H, 16)), 16) < 0)
         return FASTLSTM_TOO_LARGE;

@@ -14,7 +14,9 @@
 
 /* a * b, or -1 beyond the limit or if either already is -1. */
 static inline ptrdiff_t times(ptrdiff_t a, ptrdiff_t b) {
+    const ptrdiff_t small = (ptrdiff_t)1 << (4 * sizeof(ptrdiff_t) - 5); /* its square is the limit */
     if (a < 0 || b < 0) return -1;
+    if (a < small && b < small) return a * b; /* most are; a division takes as long as a hundred additions */
     if (a == 0 || b == 0) return 0;
     return a > FL_LIMIT / b ? -1 : a * b;
 }

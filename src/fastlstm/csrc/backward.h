@@ -267,7 +267,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         const ptrdiff_t t = reverse ? batch->steps - 1 - done : done;
         n = fl_running(batch, &work, t, n);
         fl_back_step(b, v, t, work.lane, n, to, d, dc, ds, noise + P, to_tail, net);
-        if (n) fl_linear_rows(&v->by_h, (const REAL *const *)d, to, n, net);
+        if (n) fl_linear_pass(&v->by_h, (const REAL *const *)d, to, n, net, done & !v->by_h.near);
         for (ptrdiff_t k = 0; k < n; k++) {
             if (gathers) fl_add(to[k], ds + k * H, H);
             if (b->l->recurrent_dropout > 0) {

@@ -18,6 +18,7 @@ typedef struct fl_rows {
     const REAL *const *x, *const *h, *const *a; /* (n,) inputs (I,), h (P,) and gate activations (A,) of the step before, as read */
     REAL *net;           /* net inputs, (n, N, VW) for each group of a tile, scratch; or, */
     ptrdiff_t net_panel; /*   if not 0, for all groups, so far apart, with biases and input products already in */
+    int back;            /* from the last group to the first */
 } fl_rows;
 
 /* A layer as its kernels see it. */
@@ -28,6 +29,7 @@ typedef struct fl_cell {
     const REAL *w;       /* packed */
     ptrdiff_t first, end; /* the groups to be computed: all, or one thread's */
     ptrdiff_t most;      /* lanes that take a step together: all, unless Ctrl-C would wait too long for them */
+    int near;            /* whether the weights fit into the second-level cache: no use in going backwards, or in asking for them early */
     int usual;           /* LSTM: sigmoid and tanh, blocks of one cell; */
     int plain;           /*   and three gates, nothing else */
     const struct fl_cell *tail; /* the second product of a step (fl_tail_layer), or NULL */
@@ -42,16 +44,22 @@ static void fl_cell_init(fl_cell *cell, const fastlstm_layer *l, const REAL *w) 
     cell->end = cell->q.groups;
     cell->tail = NULL;
     cell->most = FL_STEP_WORK / cell->q.packed > 96 ? FL_STEP_WORK / cell->q.packed : 96;
+    cell->near = cell->q.packed * (ptrdiff_t)sizeof(REAL) <= FL_NEAR_BYTES;
     cell->usual = l->kind == FASTLSTM_LSTM && cell->q.S == 1 && l->gate_activation.kind == FASTLSTM_SIGMOID &&
                   l->input_activation.kind == FASTLSTM_TANH && l->output_activation.kind == FASTLSTM_TANH;
     cell->plain = cell->usual && l->gates == (FASTLSTM_INPUT_GATE | FASTLSTM_FORGET_GATE | FASTLSTM_OUTPUT_GATE) &&
                   !l->peepholes && cell->q.A == 0 && !(l->clip < INFINITY);
 }
 
-/* Panels in a tile that starts with this group. */
-static ptrdiff_t fl_panels(const fl_cell *cell, ptrdiff_t group) {
-    const ptrdiff_t P = fl_tile_groups(&cell->q), left = cell->end - group;
-    return left < P ? left : P;
+/* A pass over the groups of a cell, `most` (a power of two) at a time. Every other pass goes backwards: weights that do not fit
+   into a cache would drive one another out if each were read when all the others have been; so those that were read last, about
+   as many as fit, are still there. No sum depends on it. */
+static ptrdiff_t fl_pass_turns(const fl_cell *cell, ptrdiff_t most) { return fl_vectors(cell->end - cell->first, most); }
+static ptrdiff_t fl_pass_group(const fl_cell *cell, ptrdiff_t most, ptrdiff_t turn, ptrdiff_t turns, int back) {
+    return cell->first + (back ? turns - 1 - turn : turn) * most;
+}
+static ptrdiff_t fl_pass_panels(const fl_cell *cell, ptrdiff_t most, ptrdiff_t group) {
+    return cell->end - group < most ? cell->end - group : most;
 }
 
 /* Products of one kind of sources, which start at t->w. */

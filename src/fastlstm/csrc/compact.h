@@ -100,7 +100,7 @@ FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) 
 /* Many rows share what is widened: N row-vectors from n0 on. */
 static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdiff_t n0, ptrdiff_t N) {
     const ptrdiff_t row = job->row;
-    fl_tile t = {job->scratch->block, FL_BLOCK * N * VW, N * VW, job->net + n0 * VW, job->net_panel, job->net_row, NULL, NULL};
+    fl_tile t = {job->scratch->block, FL_BLOCK * N * VW, N * VW, job->net + n0 * VW, job->net_panel, job->net_row, NULL, NULL, 1};
     for (int kind = job->first; kind < job->end; kind++) {
         const ptrdiff_t count = fl_sources(&job->cell->q, kind);
         for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
@@ -257,9 +257,14 @@ FL_INLINE void fl_bytes_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, p
 /* ---- Either ---- */
 
 /* Panels that are made together; one row alone takes twice as many, for enough chains side by side. */
-static ptrdiff_t fl_compact_panels(const fl_cell *cell, ptrdiff_t group, ptrdiff_t rows) {
+static ptrdiff_t fl_compact_most(const fl_cell *cell, ptrdiff_t rows) {
     static const ptrdiff_t of_tile[FL_TILE + 1] = {1, 4, 2, 1, 1};
-    const ptrdiff_t P = cell->q.G > FL_TILE || fl_gathers(&cell->q) ? 1 : of_tile[cell->q.G] << (rows == 1);
+    return cell->q.G > FL_TILE || fl_gathers(&cell->q) ? 1 : of_tile[cell->q.G] << (rows == 1);
+}
+
+/* As many as that, or one. */
+static ptrdiff_t fl_compact_panels(const fl_cell *cell, ptrdiff_t group, ptrdiff_t rows) {
+    const ptrdiff_t P = fl_compact_most(cell, rows);
     return cell->end - group >= P ? P : 1;
 }
 
@@ -371,11 +376,15 @@ static void fl_compact_finish(const fl_cell *cell, ptrdiff_t group, ptrdiff_t P,
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
     fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
     job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->q.N * VW;
-    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
-        P = fl_compact_panels(cell, group, rows->n);
-        job.net = rows->net + group * rows->net_panel;
-        fl_job_panels(&job, group, P);
-        fl_compact_finish(cell, group, P, rows, job.net, job.net_panel);
+    const ptrdiff_t most = fl_compact_most(cell, rows->n), turns = fl_pass_turns(cell, most);
+    for (ptrdiff_t turn = 0; turn < turns; turn++) {
+        const ptrdiff_t first = fl_pass_group(cell, most, turn, turns, rows->back), end = first + fl_pass_panels(cell, most, first);
+        for (ptrdiff_t group = first, P; group < end; group += P) {
+            P = fl_compact_panels(cell, group, rows->n);
+            job.net = rows->net + group * rows->net_panel;
+            fl_job_panels(&job, group, P);
+            fl_compact_finish(cell, group, P, rows, job.net, job.net_panel);
+        }
     }
 }
 

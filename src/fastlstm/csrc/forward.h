@@ -170,6 +170,11 @@ static const REAL *fl_zone_mask(const fl_cell *cell, const fl_span *s, int what,
     return mask;
 }
 
+/* Whether a step of this cell needs nothing but its sources, in one product: of one lane they are at hand. */
+static int fl_is_single(const fl_cell *cell) {
+    return !cell->q.A && cell->q.N <= FL_TILE && !cell->tail && !cell->q.has_noise;
+}
+
 /* One lane, whose steps are short: the same with as little around a step as can be. */
 static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, REAL *state) {
     const fl_geometry *q = &cell->q;
@@ -202,6 +207,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
         }
         row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
         row.h = h;
+        rows.back = done & !cell->near;
         fl_make_step(cell, &rows, work);
         h = row.y;
         x += x_step;
@@ -211,6 +217,26 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
     }
     if (!stop) fl_copy(h_state + first, h + first, end - first);
     return stop;
+}
+
+/* Where a step of n lanes has its inputs. */
+static void fl_place_inputs(const fl_cell *cell, const fl_span *s, const fl_work *work, ptrdiff_t t, ptrdiff_t n, const REAL **to) {
+    const REAL *x = s->x + t * s->x_step;
+    const ptrdiff_t *row = s->x_row, apart = s->x_lane;
+    for (ptrdiff_t b = 0; b < n; b++)
+        to[b] = x + row[b] * apart;
+    for (ptrdiff_t b = 0; b < n && s->tape && cell->l->dropout > 0; b++)
+        to[b] = fl_read_x(cell, s, s->t0 + t, work->lane[b], to[b]);
+}
+
+/* And the rest, if it is read and written just as it lies there. */
+static void fl_place_rows(const fl_cell *cell, const fl_span *s, const fl_work *work, REAL *c, ptrdiff_t t, ptrdiff_t n) {
+    REAL *const y = s->y + t * s->y_step, *const act = fl_taped_act(s, &cell->q, s->t0 + t, 0);
+    const ptrdiff_t *row = s->y_row, *lane = work->lane, apart = s->y_lane, H = cell->q.H, acts = cell->q.acts;
+    for (ptrdiff_t b = 0; b < n; b++) {
+        work->y[b] = y + row[b] * apart;
+        work->rows[b] = (fl_row){.c = c ? c + lane[b] * H : NULL, .h = work->h[b], .y = work->y[b], .act = act ? act + lane[b] * acts : NULL};
+    }
 }
 
 static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *work, REAL *state) {
@@ -224,10 +250,11 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
     REAL *h = state + cell->l->state_h * batch->lanes, *c = has_c ? state + cell->l->state_c * batch->lanes : NULL;
     REAL *a_state = A ? state + cell->l->state_a * batch->lanes : NULL;
     REAL *a_prev = work->gate_acts, *a_next = work->gate_acts + B * A;
+    const int as_is = !A && !cell->tail && !q->has_noise && !batch->reset;
     ptrdiff_t made = 0, made_to = 0, n = 0; /* rows and steps whose input products are ready, in processing order */
-    int stop = 0;
+    int stop = 0, passes = 0;
 
-    if (B == 1 && !A && q->N <= FL_TILE && !cell->tail && !q->has_noise) return fl_single_span(cell, s, work, state);
+    if (B == 1 && fl_is_single(cell)) return fl_single_span(cell, s, work, state);
     for (ptrdiff_t b = 0; b < B; b++) {
         work->h[b] = h + lane[b] * P;
         if (A) fl_copy(a_prev + b * A, a_state + lane[b] * A, A);
@@ -243,18 +270,19 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
                 const ptrdiff_t t_m = reverse ? s->steps - 1 - m : m;
                 n_m = fl_running(batch, work, s->t0 + t_m, n_m);
                 if (rows + n_m > work->ahead) break;
-                for (ptrdiff_t b = 0; b < n_m; b++)
-                    work->x[rows++] = fl_read_x(cell, s, s->t0 + t_m, lane[b], s->x + t_m * s->x_step + s->x_row[b] * s->x_lane);
+                fl_place_inputs(cell, s, work, t_m, n_m, work->x + rows);
+                rows += n_m;
             }
             made = 0;
             made_to = m > done + 1 ? m : done;
             if (made_to > done) fl_make_inputs(cell, work, rows);
         }
         const int ahead = done < made_to, ready = ahead || fl_gathers(q);
-        for (ptrdiff_t b = 0; b < n; b++) {
+        if (!ahead) fl_place_inputs(cell, s, work, t, n, work->x);
+        if (as_is) fl_place_rows(cell, s, work, c, t, n);
+        for (ptrdiff_t b = 0; b < n && !as_is; b++) {
             REAL *act = fl_taped_act(s, q, time, lane[b]);
             work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
-            if (!ahead) work->x[b] = fl_read_x(cell, s, time, lane[b], s->x + t * s->x_step + s->x_row[b] * s->x_lane);
             if (batch->reset && fl_starts(batch, reverse, time, lane[b])) {
                 work->h[b] = work->zeros;
                 if (c) fl_zero(c + lane[b] * H + first, end - first);
@@ -271,11 +299,12 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         if (ready && !ahead) fl_make_inputs(cell, work, n);
         for (ptrdiff_t b = n; A && b < B; b++)
             fl_copy(a_next + b * A, a_prev + b * A, A);
-        for (ptrdiff_t r = 0; r < n && !stop; r += cell->most) {
-            const fl_rows rows = {.n = n - r < cell->most ? n - r : cell->most,
+        for (ptrdiff_t r = 0; r < n && !stop; r += cell->most, passes++) {
+            const fl_rows rows = {.back = passes & !cell->near,
+                                  .n = n - r < cell->most ? n - r : cell->most,
                                   .row = work->rows + r,
                                   .x = work->x + r,
-                                  .h = work->h_read + r,
+                                  .h = (as_is ? work->h : work->h_read) + r,
                                   .a = work->a + r,
                                   .net = work->net + (ahead ? made + r : ready ? r : 0) * q->N * VW,
                                   .net_panel = ready ? work->room * q->N * VW : 0};
@@ -284,7 +313,8 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
             stop = r + cell->most < n && !work->barrier && fl_interrupted(&work->patience, q->packed * rows.n);
         }
         made += n;
-        for (ptrdiff_t b = 0; b < n; b++) {
+        if (as_is) memcpy(work->h, work->y, (size_t)n * sizeof *work->y);
+        for (ptrdiff_t b = 0; b < n && !as_is; b++) {
             if (l->zoneout_h > 0) fl_zone(work->y[b], work->h[b], fl_zone_mask(cell, s, FL_ZONE_H, time, lane[b]), l->zoneout_h, P);
             if (l->zoneout_c > 0) fl_zone(c + lane[b] * H, work->zone + b * H, fl_zone_mask(cell, s, FL_ZONE_C, time, lane[b]), l->zoneout_c, H);
             work->h[b] = work->y[b];
@@ -308,6 +338,8 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
 typedef struct fl_runner {
     fl_runner_head head;
     ptrdiff_t n_cells, steps; /* steps of a span */
+    int single;               /* whether fl_single_step will do for a step; */
+    int back;                 /*   the direction of its last pass */
     fl_cell *cells;
     fl_work work;
     REAL *between[2]; /* outputs of a span on their way to the next layer */
@@ -326,6 +358,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
         .head = {engine, lanes, plan.reverse ? steps : 0},
         .n_cells = n_layers,
         .steps = plan.steps,
+        .single = lanes == 1 && !plan.reverse,
         .cells = (fl_cell *)(base + plan.cells),
         .work = {.lanes = lanes,
                  .lane = (ptrdiff_t *)(base + plan.lane),
@@ -362,6 +395,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
             fl_cell_init(r->cells + n_layers + i, tail, w + cell->q.tail);
             cell->tail = r->cells + n_layers + i;
         }
+        if (layers[i].kind != FASTLSTM_LINEAR && !fl_is_single(cell)) r->single = 0;
         w += cell->q.packed;
     }
 }
@@ -373,6 +407,33 @@ static void fl_zero_padding(const fastlstm_batch *batch, const fl_work *work, pt
             fl_zero((REAL *)batch->y + t * batch->y_step + work->lane[b] * batch->y_lane, width);
 }
 
+/* A stream's step of one lane: the same as below, with no more around the cells than must be. */
+static void fl_single_step(fl_runner *runner, const fastlstm_batch *batch) {
+    const ptrdiff_t n = runner->n_cells;
+    const fl_work *work = &runner->work;
+    const REAL *x = (const REAL *)batch->x;
+    const fl_fpu mode = fl_fpu_enter();
+    runner->back ^= 1;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const fl_cell *cell = runner->cells + i;
+        REAL *y = i + 1 == n ? (REAL *)batch->y : runner->between[i & 1];
+        if (cell->l->kind != FASTLSTM_LINEAR) {
+            REAL *h = (REAL *)batch->state + cell->l->state_h;
+            const REAL *h_read = h;
+            const fl_row row = {.c = cell->l->kind == FASTLSTM_LSTM ? (REAL *)batch->state + cell->l->state_c : NULL, .h = h, .y = y};
+            const fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h_read, .net = work->net, .back = runner->back & !cell->near};
+            fl_make_step(cell, &rows, work);
+            fl_copy(h, y, cell->q.H);
+        } else if (cell->l->weights) {
+            fl_compact_linear_rows(cell, &x, &y, 1, work->net, &work->compact);
+        } else {
+            fl_linear_rows(cell, &x, &y, 1, work->net);
+        }
+        x = y;
+    }
+    fl_fpu_leave(mode);
+}
+
 static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const fl_share *share, fastlstm_poll poll, void *context) {
     fl_runner *runner = (fl_runner *)scratch;
     const fl_share *units = share && share->barrier ? share : NULL;
@@ -382,6 +443,10 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
     ptrdiff_t width = 0;
     int stop = 0;
 
+    if (runner->single && batch->steps == 1 && !batch->lengths && !batch->reset && !batch->starts && !share && !runner->head.tape && !poll) {
+        fl_single_step(runner, batch);
+        return FASTLSTM_OK;
+    }
     work->barrier = units ? units->barrier : NULL;
     work->patience = (fl_patience){poll, context, 0, fl_fpu_enter()};
     fl_deal_lanes(batch, share, work);

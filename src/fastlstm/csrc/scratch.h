@@ -148,7 +148,7 @@ enum { FL_LAZY = 16, FL_LAZY_WEIGHTS = 250000 };
 
 /* Elements that one layer keeps between the halves of a step. */
 static inline ptrdiff_t fl_learn_buffers(const fl_geometry *q, ptrdiff_t lanes, ptrdiff_t vw) {
-    return lanes * q->acts + (lanes * (q->M + 2 * q->H) + vw - 1) / vw * vw;
+    return lanes * q->acts + fl_padded(lanes * (q->M + 2 * q->H), vw);
 }
 
 static inline fl_learn_plan fl_plan_learn(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes, ptrdiff_t vw, ptrdiff_t real) {
@@ -197,13 +197,13 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     /* Units as sources of a product (fl_gather_errors in backward.h), of a step and of its second product. */
     const ptrdiff_t wide = 64 / real, R = (q.J + wide - 1) / wide * wide, tail_R = q.has_tail ? (q.P + wide - 1) / wide * wide : 0;
     const ptrdiff_t most = FL_LARGER(FL_LARGER(q.G, q.G_h) * R, tail_R);
-    ptrdiff_t columns = q.has_tail ? (q.H + vw - 1) / vw : 0, own_columns = 0;
+    ptrdiff_t columns = q.has_tail ? fl_vectors(q.H, vw) : 0, own_columns = 0;
     for (int kind = 0; kind < FL_KINDS; kind++)
-        own_columns += (fl_sources(&q, kind) + vw - 1) / vw;
+        own_columns += fl_vectors(fl_sources(&q, kind), vw);
     columns = FL_LARGER(columns, own_columns);
-    p.by_h = fl_take(&p.own, recurrent * (q.P + q.A + vw - 1) / vw * vw * q.G_h * R * real);
-    p.by_x = fl_take(&p.own, (q.I + vw - 1) / vw * vw * q.G * R * real);
-    p.by_tail = fl_take(&p.own, (q.H + vw - 1) / vw * vw * tail_R * real);
+    p.by_h = fl_take(&p.own, recurrent * fl_padded(q.P + q.A, vw) * q.G_h * R * real);
+    p.by_x = fl_take(&p.own, fl_padded(q.I, vw) * q.G * R * real);
+    p.by_tail = fl_take(&p.own, fl_padded(q.H, vw) * tail_R * real);
     p.zeros = fl_take(&p.own, zeros * real);
     p.net_rows = fl_take(&p.own, (q.groups * (q.G + q.G_h) * vw + tail_R) * (ptrdiff_t)sizeof(ptrdiff_t));
     p.peepholes = fl_take(&p.own, l->peepholes * q.groups * 3 * q.S * vw * real);

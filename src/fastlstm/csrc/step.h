@@ -39,9 +39,10 @@ FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_row
 /* As many groups at a time as make 8 net inputs. */
 FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N, int G, int shift) {
     const int P = N > 2 ? 2 : 8 / N;
-    ptrdiff_t group = cell->first;
-    for (; group + P <= cell->end; group += P)
-        fl_cell_single(cell, group, rows, P, N, G, shift);
+    const ptrdiff_t first = cell->first, whole = (cell->end - first) / P * P;
+    for (ptrdiff_t at = 0; at < whole; at += P)
+        fl_cell_single(cell, first + (rows->back ? whole - P - at : at), rows, P, N, G, shift);
+    ptrdiff_t group = first + whole;
     if (P > 2)
         for (; group + 2 <= cell->end; group += 2)
             fl_cell_single(cell, group, rows, 2, N, G, shift);
@@ -82,10 +83,12 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
         case 32 + 3: fl_cell_row(cell, rows, 4, 3, 1); return; /* a GRU */
         default: fl_cell_row(cell, rows, 4, 4, 0); return;
         }
-    for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
-        P = fl_panels(cell, group);
-        const REAL *w = cell->w + group * q->panel, *w_h = w + (q->biases + q->I) * q->G * VW;
-        fl_tile t = {w, q->panel, q->G * VW, rows->net, rows->n * q->N * VW, q->N * VW, NULL, w_h};
+    const ptrdiff_t most = fl_tile_groups(q), turns = fl_pass_turns(cell, most), before_h = (q->biases + q->I) * q->G * VW;
+    for (ptrdiff_t turn = 0; turn < turns; turn++) {
+        const ptrdiff_t group = fl_pass_group(cell, most, turn, turns, rows->back), P = fl_pass_panels(cell, most, group);
+        const ptrdiff_t soon = turn + 1 < turns ? fl_pass_group(cell, most, turn + 1, turns, rows->back) : group;
+        const REAL *w = cell->w + group * q->panel, *w_h = w + before_h;
+        fl_tile t = {w, q->panel, q->G * VW, rows->net, rows->n * q->N * VW, q->N * VW, NULL, w_h, cell->near};
         if (rows->net_panel) {
             t.net += group * rows->net_panel;
             t.net_panel = rows->net_panel;
@@ -96,7 +99,7 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
         t.w = w_h;
         t.stride = q->G_h * VW;
         t.net += q->shift * VW;
-        t.next = (rows->net_panel ? w_h : w) + P * q->panel;
+        t.next = cell->w + soon * q->panel + (rows->net_panel ? before_h : 0);
         fl_net_add(&t, rows->h, q->P, rows->n, P, q->G_h);
         t.w += q->P * t.stride;
         if (q->A) fl_net_add(&t, rows->a, q->A, rows->n, P, q->G_h);

@@ -46,11 +46,14 @@ class ShortcutNet:
         Added to the initial weights into the input gate, which has no bias: below 0 it is closed at first.
     entropy : bool
         Outputs follow the gradient of the cross-entropy, not of the squared error: without the factor f'(net).
+    last : bool
+        Only the last step of a sequence has errors.
     """
 
     def __init__(self, rng, size, unit="cell", update="step", rate=1.0, init=0.2, patience=100,
-                 falling=0.95, low=0.0, igb=0.0, entropy=False):  # fmt: skip
+                 falling=0.95, low=0.0, igb=0.0, entropy=False, last=False):  # fmt: skip
         self.unit, self.update, self.rate, self._low, self._entropy = unit, update, rate, low, entropy
+        self._last = last
         self.shortcut = rng.uniform(-init, init, (size, size))  # U, one row for each input
         self.out = rng.uniform(-init, init, size)  # v
         self.cell = rng.uniform(-init, init, size)  # into the cell, or into the logistic unit
@@ -100,8 +103,7 @@ class ShortcutNet:
     def _sequence(self, symbols, following):
         """The weights change at the end, by the gradient of the whole sequence."""
         ys, states, gate, value = self._outputs(symbols)
-        error = -ys
-        error[np.arange(len(ys)), following] += 1.0
+        error = self._errors_of(ys, following)
         delta = self._delta(ys, error)
         if self.present:
             down = delta @ self.out
@@ -121,6 +123,14 @@ class ShortcutNet:
         if not self.present:
             self._grow(float(np.abs(error).mean()))
         return ys
+
+    def _errors_of(self, ys, following):
+        """t_k - y_k at each step, or at the last one."""
+        error = -ys
+        error[np.arange(len(ys)), following] += 1.0
+        if self._last:
+            error[:-1] = 0.0
+        return error
 
     def _delta(self, y, error):
         """e_k = f'(net_k) (t_k - y_k), times the rate."""
@@ -153,6 +163,8 @@ class ShortcutNet:
                 to_loop = slope * (before + self.loop * to_loop)
             row = self.shortcut[symbol]
             y = ys[t] = sigmoid(row + state * self.out)
+            if self._last and t < len(symbols) - 1:
+                continue
             error = -y
             error[target] += 1.0
             delta = self._delta(y, error)
@@ -166,7 +178,5 @@ class ShortcutNet:
                 else:
                     self.loop += down * to_loop
         if not self.present:
-            error = -ys
-            error[np.arange(len(ys)), following] += 1.0
-            self._grow(float(np.abs(error).mean()))
+            self._grow(float(np.abs(self._errors_of(ys, following)).mean()))
         return ys

@@ -84,6 +84,8 @@ class NoRegularities(NoiseFree):
     milestones: ClassVar[tuple] = (Check("10,000 right", every=20),)
     counted: ClassVar[slice] = slice(-1, None)
 
+    best: str = "lstm:hidden=16,lr=0.03,last=True,chrono=1000,gradient=carried-bptt,update=100"
+
     def middle(self, rng, n):
         """(n, p - 1) symbols between the first and the last."""
         return rng.integers(0, self.delay - 1, (n, self.delay - 1))

@@ -6,6 +6,7 @@ import numpy as np
 
 import fastlstm as fl
 from fastlstm.experiments._shortcut import sigmoid
+from fastlstm.experiments._task import at_the_end
 
 OPTIMIZERS = {"sgd": fl.SGD, "adam": fl.Adam, "rmsprop": fl.RMSprop}
 
@@ -26,17 +27,19 @@ class Engine:
         With "bptt" of whole sequences, so many to an update.
     cool : int
         After n sequences the rate is lr / (1 + n / cool); 0: it stays.
+    last : bool
+        Learn from each sequence's last target alone.
     """
 
-    _cool = 0
+    _cool, _last = 0, False
 
-    def __init__(self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1, cool=0):
-        self._cool, self._seen = cool, 0
+    def __init__(self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1, cool=0, last=False):
+        self._cool, self._seen, self._last = cool, 0, last
         self.net, self._optimizer, self._batch = net, optimizer, batch
         self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
         self._learner, self._update, self._rate = None, update, optimizer.lr
         self._stepwise = len(self._frozen) > 0  # Python has something to do after each update
-        if task.at_the_end and (gradient, update) == ("truncated-rtrl", "step") and not isinstance(optimizer, fl.SGD):
+        if (task.at_the_end or last) and (gradient, update) == ("truncated-rtrl", "step") and not isinstance(optimizer, fl.SGD):
             self._update = update = "sequence"  # the same but for rounding, and faster
         if (gradient, update) != ("bptt", "sequence"):
             chunk = {"step": 1, "sequence": "episode"}.get(update, update)
@@ -52,6 +55,8 @@ class Engine:
         if self._cool:
             self._optimizer.lr = self._rate / (1 + self._seen / self._cool)
             self._seen += len(batch)
+        if self._last:
+            batch = at_the_end(batch.xs, batch.lengths, batch.targets[batch.ends])
         if self._learner is None:
             return self._backpropagate(batch)
         if not self._stepwise:
@@ -204,12 +209,12 @@ def _optimizer(net, name, lr, **options):
 
 
 def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sgd", lr=None, decay=None,
-             momentum=None, batch=1, cool=0, shortcut=False, **network):  # fmt: skip
+             momentum=None, batch=1, cool=0, last=False, shortcut=False, **network):  # fmt: skip
     """The paper's network and algorithm; with options, readings of what the paper leaves open, and variations.
 
     Parameters
     ----------
-    gradient, update, batch, cool
+    gradient, update, batch, cool, last
         As for `Engine`; after each step by default, with "bptt" after each sequence.
     optimizer : "sgd", "adam" or "rmsprop"
     lr, decay, momentum : float, optional
@@ -234,12 +239,12 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
         update = "sequence" if gradient == "bptt" else "step"
     more = {name: value for name, value in (("decay", decay), ("momentum", momentum)) if value}
     optimizer = _optimizer(net, optimizer, task.rate if lr is None else lr, **more)
-    return Engine(task, net, optimizer, gradient, update, batch, cool)
+    return Engine(task, net, optimizer, gradient, update, batch, cool, last)
 
 
 def _modern(cell):
     def make(task, rng, *, hidden=8, layers=1, lr=0.01, optimizer="adam", gradient="bptt", update="sequence", batch=1,
-             cool=0, forget=1.0, chrono=0, output="sigmoid", clip=1.0):  # fmt: skip
+             cool=0, last=False, forget=1.0, chrono=0, output="sigmoid", clip=1.0):  # fmt: skip
         body = cell(task.inputs, hidden, layers, seed=rng)
         head = fl.Linear(hidden, task.outputs, activation=None if output == "linear" else output, seed=rng)
         net = fl.Sequential(body, head)
@@ -252,7 +257,7 @@ def _modern(cell):
                     bias[:hidden] = -bias[hidden : 2 * hidden]
                 setattr(net, f"0.bias_ih_l{layer}", bias)
         options = {"clip_norm": clip} if clip and gradient == "bptt" else {}
-        return Engine(task, net, _optimizer(net, optimizer, lr, **options), gradient, update, batch, cool)
+        return Engine(task, net, _optimizer(net, optimizer, lr, **options), gradient, update, batch, cool, last)
 
     make.__doc__ = f"""Today's {cell.__name__} by full backpropagation through time and Adam.
 
@@ -261,7 +266,7 @@ def _modern(cell):
     hidden, layers : int
     lr : float
     optimizer : "sgd", "adam" or "rmsprop"
-    gradient, update, batch, cool
+    gradient, update, batch, cool, last
         As for `Engine`.
     forget : float
         Initial bias of an LSTM's forget gates (Gers et al. 2000, Jozefowicz et al. 2015).

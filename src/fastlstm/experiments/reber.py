@@ -83,7 +83,7 @@ class EmbeddedReber(Task):
     blocks: int = 3
     size: int = 2
     rate: float = 0.5
-    best: str = "lstm:hidden=32,lr=0.005"
+    best: str = "lstm:hidden=48,lr=0.005,gradient=carried-bptt,update=6"
     testing: Batch | None = None
 
     def trial(self, seed, number):

@@ -24,11 +24,13 @@ typedef struct fl_tile {
     ptrdiff_t net_panel, net_row;
     const REAL *bias; /* what all rows start from, [panel][row-vector][VW], read by the first block; or NULL: the net */
     const REAL *next; /* weights that will be read after these */
+    int near;         /* whether all fit into the second-level cache, so that there is nothing to ask for */
 } fl_tile;
 
-/* Whether a tile of R rows asks, with each source, for a line of the block after this one: about all of it, when a few
-   tiles read the same block. Weights beyond the second-level cache then arrive while others are at work. */
-#define FL_SOON(R) ((R) > 2)
+/* How many lines of the block after this one a tile of R rows asks for with each source: about all of it together, when a
+   few tiles read the same block (those of four rows are at most two or three). Weights beyond the second-level cache then
+   arrive while others are at work. */
+#define FL_SOON(R) ((R) == 4 ? 2 : (R) > 2)
 #define FL_LINE 64
 
 /* acc[p][r][n] = sum_{k < count} s[r][from + k] w[p][k][n]: one chain each. (Unrolling the loop gains nothing.) */
@@ -42,7 +44,8 @@ FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t pa
     for (int j = 0; j < P * R * N; j++)
         acc[j] = v_zero();
     for (ptrdiff_t k = 0; k < count; k++, w += stride) {
-        if (FL_SOON(R)) v_prefetch((const void *)soon), soon += FL_LINE;
+        if (FL_SOON(R) > 1) v_prefetch((const void *)(soon + FL_BLOCK * FL_LINE));
+        if (FL_SOON(R) > 0) v_prefetch((const void *)soon), soon += FL_LINE;
         FL_UNROLL
         for (int p = 0; p < P; p++) {
             V wk[FL_TILE];
@@ -119,7 +122,7 @@ static void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdiff_t 
     fl_tile t = *tile;
     for (ptrdiff_t from = 0; from < count; from += FL_BLOCK, t.w += FL_BLOCK * t.stride, t.bias = NULL) {
         const ptrdiff_t n = count - from < FL_BLOCK ? count - from : FL_BLOCK;
-        fl_add_block(&t, s, from, n, rows, from + n < count ? t.w + n * t.stride : t.next, P, N);
+        fl_add_block(&t, s, from, n, rows, t.near ? t.w : from + n < count ? t.w + n * t.stride : t.next, P, N);
     }
 }
 
