@@ -290,7 +290,10 @@ def streams_and_learners():
     return [("stream", layer.stream().step), ("learner", learner.step)]
 
 
-@pytest.mark.parametrize("keep", [lambda y: y, lambda y: y[1:3], lambda y: y.reshape(2, 2).T, memoryview, lambda y: [y]])
+KEEP = [lambda y: y, lambda y: y[1:3], lambda y: y.reshape(2, 2).T, memoryview, lambda y: [y]]
+
+
+@pytest.mark.parametrize("keep", KEEP)
 @pytest.mark.parametrize("name", ["stream", "learner"])
 def test_outputs_are_given_out_again_only_when_nobody_has_them(name, keep):
     step = dict(streams_and_learners())[name]

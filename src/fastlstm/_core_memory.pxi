@@ -43,7 +43,7 @@ cdef extern from *:
     #ifdef Py_GIL_DISABLED
     #define fl_is_alone(o) 0
     #else
-    #define fl_is_alone(o) (Py_REFCNT(o) == 1)
+    #define fl_is_alone(o) (Py_REFCNT((PyObject *)(o)) == 1)
     #endif
     """
     bint fl_is_alone(void *)  # whether an object has one reference, and nobody else can make more

@@ -39,7 +39,8 @@ class Engine:
         self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
         self._learner, self._update, self._rate = None, update, optimizer.lr
         self._stepwise = len(self._frozen) > 0  # Python has something to do after each update
-        if (task.at_the_end or last) and (gradient, update) == ("truncated-rtrl", "step") and not isinstance(optimizer, fl.SGD):
+        ends = task.at_the_end or last
+        if ends and (gradient, update) == ("truncated-rtrl", "step") and not isinstance(optimizer, fl.SGD):
             self._update = update = "sequence"  # the same but for rounding, and faster
         if (gradient, update) != ("bptt", "sequence"):
             chunk = {"step": 1, "sequence": "episode"}.get(update, update)
