@@ -168,8 +168,8 @@ def overview(results):
             published = next((p for p in own_rows if p.label == milestone), own_rows[0] if own_rows else None)
             algorithm = published.method if published else "lstm1997"
             first = next((row for row in at if row.method == algorithm), None)
-            others = [row for row in at if row.solved and row is not first]
-            best = min(others, key=lambda row: (-len(row.solved), row.sequences), default=None)
+            others = [row for row in at if row is not first]
+            best = min(others, key=lambda row: (-len(row.solved), row.sequences or np.inf), default=None)
             stage = f", {milestone}" if len(task.milestones) > 1 else ""
             cells = [
                 f"[{task.name}]({task.experiment}.md): {task.title}{stage}",
