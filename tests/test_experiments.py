@@ -1,5 +1,6 @@
 """The experiments of the 1997 paper: sequences, networks, stop criteria, trials."""
 
+import dataclasses
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 from fastlstm import experiments
 from fastlstm.experiments import noise, order, reber, timing
 from fastlstm.experiments._task import Batch, Curve, Task
+from fastlstm.experiments.catalogue import find, method
 
 
 def rng(seed=0):
@@ -554,3 +556,18 @@ def test_6a_is_learnt_as_fast_as_in_the_paper():
     result, _ = experiments.trial(task("6a"), "lstm1997", seed=1, most=60_000)
     assert result["success"] and 10_000 < result["sequences"] < 60_000
     assert result["milestones"]["ST3(0.1)"]["wrong"] <= 10
+
+
+@pytest.mark.parametrize("text", ["lstm1997:last=True", "lstm:last=True,hidden=2"])
+def test_last_learns_from_the_last_target_alone(text):
+    """Sequences that differ in their other targets are learnt alike."""
+    task = find("2b")[0]
+    made, options, _ = method(task, text)
+    batch = task.draw(np.random.default_rng(1), 2)
+    other = dataclasses.replace(batch, targets=np.roll(batch.targets, 1, axis=1))
+    other.targets[batch.ends] = batch.targets[batch.ends]
+    learners = [made(task, np.random.default_rng(0), **options) for _ in range(2)]
+    for learner, data in zip(learners, (batch, other), strict=True):
+        learner.learn(data)
+    one, two = (learner.predict(batch) for learner in learners)
+    assert one.tobytes() == two.tobytes()

@@ -46,14 +46,17 @@ class ShortcutNet:
         Added to the initial weights into the input gate, which has no bias: below 0 it is closed at first.
     entropy : bool
         Outputs follow the gradient of the cross-entropy, not of the squared error: without the factor f'(net).
+
+    Attributes
+    ----------
     last : bool
-        Only the last step of a sequence has errors.
+        Only the last step of a sequence has errors; false at first.
     """
 
     def __init__(self, rng, size, unit="cell", update="step", rate=1.0, init=0.2, patience=100,
-                 falling=0.95, low=0.0, igb=0.0, entropy=False, last=False):  # fmt: skip
+                 falling=0.95, low=0.0, igb=0.0, entropy=False):  # fmt: skip
         self.unit, self.update, self.rate, self._low, self._entropy = unit, update, rate, low, entropy
-        self._last = last
+        self.last = False
         self.shortcut = rng.uniform(-init, init, (size, size))  # U, one row for each input
         self.out = rng.uniform(-init, init, size)  # v
         self.cell = rng.uniform(-init, init, size)  # into the cell, or into the logistic unit
@@ -128,7 +131,7 @@ class ShortcutNet:
         """t_k - y_k at each step, or at the last one."""
         error = -ys
         error[np.arange(len(ys)), following] += 1.0
-        if self._last:
+        if self.last:
             error[:-1] = 0.0
         return error
 
@@ -163,7 +166,7 @@ class ShortcutNet:
                 to_loop = slope * (before + self.loop * to_loop)
             row = self.shortcut[symbol]
             y = ys[t] = sigmoid(row + state * self.out)
-            if self._last and t < len(symbols) - 1:
+            if self.last and t < len(symbols) - 1:
                 continue
             error = -y
             error[target] += 1.0

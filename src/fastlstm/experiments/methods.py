@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import fastlstm as fl
 from fastlstm.experiments._shortcut import sigmoid
-from fastlstm.experiments._task import at_the_end
 
 OPTIMIZERS = {"sgd": fl.SGD, "adam": fl.Adam, "rmsprop": fl.RMSprop}
 
@@ -57,7 +58,9 @@ class Engine:
             self._optimizer.lr = self._rate / (1 + self._seen / self._cool)
             self._seen += len(batch)
         if self._last:
-            batch = at_the_end(batch.xs, batch.lengths, batch.targets[batch.ends])
+            targets = np.full_like(batch.targets, np.nan)
+            targets[batch.ends] = batch.targets[batch.ends]
+            batch = replace(batch, targets=targets)
         if self._learner is None:
             return self._backpropagate(batch)
         if not self._stepwise:
@@ -230,10 +233,11 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
         momentum = getattr(task, "momentum", 0.0)
     net = task.network(rng, **network)
     if not isinstance(net, fl.Layer):  # it learns by itself
+        net.last = last
         return net
     if shortcut:
-        if (optimizer, momentum, update, batch) != ("sgd", 0.0, None, 1):
-            raise ValueError("a shortcut goes with plain gradient descent, and has no update, momentum or batch")
+        if (optimizer, momentum, update, batch, last) != ("sgd", 0.0, None, 1, False):
+            raise ValueError("a shortcut goes with plain gradient descent, and has no update, momentum, batch or last")
         rate, init = task.rate if lr is None else lr, network.get("init", 0.2)
         return Shortcut(rng, net, rate, 1.0 if decay is None else decay, init, full=gradient == "bptt")
     if update is None:
