@@ -14,34 +14,27 @@ FL_INLINE void fl_linear_single(const fl_cell *cell, ptrdiff_t group, const REAL
         fl_linear_finish(cell, group + p, total[p], y);
 }
 
-/* x, y: (rows,) inputs (I,) and outputs (H,); net: scratch, (rows, VW) for each group of a tile; back: as of fl_rows. */
-static void fl_linear_pass(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows, REAL *net, int back) {
+/* x, y: (rows,) inputs (I,) and outputs (H,); net: scratch, (rows, VW) for each group of a tile. */
+static void fl_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows, REAL *net) {
     const fl_geometry *q = &cell->q;
+    ptrdiff_t group = cell->first;
     if (rows == 1) {
-        const ptrdiff_t first = cell->first, whole = (cell->end - first) / 8 * 8;
-        for (ptrdiff_t at = 0; at < whole; at += 8)
-            fl_linear_single(cell, first + (back ? whole - 8 - at : at), x[0], y[0], 8);
-        ptrdiff_t group = first + whole;
+        for (; group + 8 <= cell->end; group += 8)
+            fl_linear_single(cell, group, x[0], y[0], 8);
         for (; group + 2 <= cell->end; group += 2)
             fl_linear_single(cell, group, x[0], y[0], 2);
         for (; group < cell->end; group++)
             fl_linear_single(cell, group, x[0], y[0], 1);
         return;
     }
-    const ptrdiff_t most = fl_tile_groups(q), turns = fl_pass_turns(cell, most);
-    for (ptrdiff_t turn = 0; turn < turns; turn++) {
-        const ptrdiff_t group = fl_pass_group(cell, most, turn, turns, back), P = fl_pass_panels(cell, most, group);
-        const ptrdiff_t soon = turn + 1 < turns ? fl_pass_group(cell, most, turn + 1, turns, back) : group;
-        const fl_tile t = {cell->w + group * q->panel, q->panel, VW, net, rows * VW, VW, NULL, cell->w + soon * q->panel, cell->near};
+    for (ptrdiff_t P; group < cell->end; group += P) {
+        P = fl_pass_panels(cell, fl_tile_groups(q), group);
+        const fl_tile t = {cell->w + group * q->panel, q->panel, VW, net, rows * VW, VW, NULL, cell->w + (group + P) * q->panel, cell->near};
         fl_net_start(cell, &t, x, rows, P);
         for (ptrdiff_t p = 0; p < P; p++)
             for (ptrdiff_t r = 0; r < rows; r++)
                 fl_linear_finish(cell, group + p, v_load(net + (p * rows + r) * VW), y[r]);
     }
-}
-
-static void fl_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows, REAL *net) {
-    fl_linear_pass(cell, x, y, rows, net, 0);
 }
 
 /* Biases and input products of a recurrent layer for many rows: net (groups, net_panel), rows (N, VW) in each. */
