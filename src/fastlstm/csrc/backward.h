@@ -145,9 +145,9 @@ FL_INLINE void fl_transposed_single(const fl_transposed *t, ptrdiff_t panel, con
         fl_store_units(to + (panel * FL_TILE + j) * VW, total[j], 1, t->outputs - (panel * FL_TILE + j) * VW);
 }
 
-/* to[r] = W^T d[r]; d: (rows,) gathered errors (R,), to: (rows,) outputs, net: scratch, (rows, FL_TILE, VW); back: as of
-   fl_rows. */
-FL_NOINLINE void fl_transposed_rows(const fl_transposed *t, const REAL *const *d, REAL *const *to, ptrdiff_t rows, REAL *net, int back) {
+/* to[r] = W^T d[r]; d: (rows,) gathered errors (R,), to: (rows,) outputs, net: scratch, (rows, FL_TILE, VW); back, wanted: as
+   of fl_rows. */
+FL_NOINLINE void fl_transposed_rows(const fl_transposed *t, const REAL *const *d, REAL *const *to, ptrdiff_t rows, REAL *net, int back, fl_wanted *wanted) {
     const ptrdiff_t panels = fl_transposed_panels(t), size = FL_TILE * t->R * VW;
     const ptrdiff_t pairs = rows == 1 ? t->vectors / (2 * FL_TILE) : 0; /* of whole panels, for eight chains */
     REAL zero[FL_TILE * VW];
@@ -166,7 +166,7 @@ FL_NOINLINE void fl_transposed_rows(const fl_transposed *t, const REAL *const *d
             continue;
         }
         const ptrdiff_t soon = turn + 1 == panels ? panel : back ? panel - 1 : panel + 1;
-        const fl_tile tile = {t->w + panel * size, 0, N * VW, net, 0, N * VW, zero, t->w + soon * size, t->near};
+        const fl_tile tile = {t->w + panel * size, 0, N * VW, net, 0, N * VW, zero, t->w + soon * size, t->near, wanted};
         fl_add_sources(&tile, d, t->R, rows, 1, (int)N);
         for (ptrdiff_t r = 0; r < rows; r++)
             for (ptrdiff_t n = 0, u = panel * FL_TILE * VW; n < N; n++, u += VW)
@@ -280,7 +280,7 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
     }
     for (ptrdiff_t k = 0; q->has_tail && k < n; k++)
         fl_gather_errors(&v->tail.q, &v->from_tail, fl_back_tail_errors(q, fl_back_errors(b, q, t * b->batch->lanes + lane[k])), d[k]);
-    if (q->has_tail) fl_transposed_rows(&v->by_tail, (const REAL *const *)d, to, n, net, 0);
+    if (q->has_tail) fl_transposed_rows(&v->by_tail, (const REAL *const *)d, to, n, net, 0, NULL);
     for (ptrdiff_t k = 0; k < n; k++) {
         REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
         if (projected) fl_lstm_back_groups(cell, acts, to[k], zeros, q->A ? dh[k] + P : NULL, dc + k * H);
@@ -320,7 +320,8 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         const ptrdiff_t t = reverse ? batch->steps - 1 - done : done;
         n = fl_running(batch, &work, t, n);
         fl_back_step(b, v, t, work.lane, n, to, d, dc, ds, noise + P, to_tail, net);
-        if (n) fl_transposed_rows(&v->by_h, (const REAL *const *)d, to, n, net, done & !v->by_h.near);
+        fl_wanted tape = fl_wanted_tape(done ? fl_back_errors(b, q, (reverse ? t + 1 : t - 1) * all) : NULL, q, work.lane, n);
+        if (n) fl_transposed_rows(&v->by_h, (const REAL *const *)d, to, n, net, done & !v->by_h.near, &tape);
         for (ptrdiff_t k = 0; k < n; k++) {
             if (gathers) fl_add(to[k], ds + k * H, H);
             if (b->l->recurrent_dropout > 0) {
@@ -363,7 +364,7 @@ static int fl_back_inputs(const fl_back *b, const fl_back_view *v, int part, int
             fl_gather_errors(q, &v->from_x, b->errors_x ? (const REAL *)b->errors_x + row * q->groups * q->N * VW : fl_back_errors(b, q, row), gathered + j * v->by_x.R);
             dx[j] = b->add_dx ? sum + j * q->I : (REAL *)b->dx + row / B * b->dx_step + row % B * b->dx_lane;
         }
-        fl_transposed_rows(&v->by_x, d, dx, n, net, 0);
+        fl_transposed_rows(&v->by_x, d, dx, n, net, 0, NULL);
         for (ptrdiff_t j = 0; j < n; j++) {
             const ptrdiff_t row = b->rows[at + j];
             if (b->l->dropout > 0) {
@@ -449,11 +450,25 @@ FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s,
     fl_outer_ends(w, row, sum, add, R, N);
 }
 
+/* Errors that are to be gathered when these products have ended: N row-vectors of n rows, of which each tile asks for some. */
+typedef struct fl_errors_wanted {
+    const REAL *const *row;
+    ptrdiff_t n, at, each; /* rows, the next one, rows for a tile */
+    ptrdiff_t offset, N, apart;
+} fl_errors_wanted;
+
+static void fl_want_errors(fl_errors_wanted *w) {
+    for (ptrdiff_t end = w->n - w->at < w->each ? w->n : w->at + w->each; w->at < end; w->at++)
+        for (ptrdiff_t n = 0; n < w->N; n++)
+            v_prefetch(w->row[w->at] + w->offset + n * w->apart);
+}
+
 /* The same for any number of rows, in tiles of about equal height. */
 FL_INLINE void fl_outer_rows(const fl_column *w, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d, ptrdiff_t stride,
-                             ptrdiff_t count, int add, const REAL *shrink, int N) {
+                             ptrdiff_t count, int add, const REAL *shrink, fl_errors_wanted *wanted, int N) {
     for (ptrdiff_t tiles = (rows + FL_ROWS - 1) / FL_ROWS, R; tiles > 0; tiles--, row += R, rows -= R, d += R, shrink += shrink ? R : 0) {
         R = (rows + tiles - 1) / tiles;
+        if (wanted) fl_want_errors(wanted);
         switch (R) {
 #if FL_ROWS > 3
         case 6: fl_outer(w, row, s, d, stride, count, add, shrink, 6, N); break;
@@ -468,12 +483,12 @@ FL_INLINE void fl_outer_rows(const fl_column *w, const ptrdiff_t *row, ptrdiff_t
 }
 
 FL_NOINLINE void fl_outer_columns(const fl_column *w, ptrdiff_t N, const ptrdiff_t *row, ptrdiff_t rows, const REAL *s, const REAL *d,
-                                  ptrdiff_t stride, ptrdiff_t count, int add, const REAL *shrink) {
+                                  ptrdiff_t stride, ptrdiff_t count, int add, const REAL *shrink, fl_errors_wanted *wanted) {
     switch (N) {
-    case 4: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 4); break;
-    case 3: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 3); break;
-    case 2: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 2); break;
-    default: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, 1);
+    case 4: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, wanted, 4); break;
+    case 3: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, wanted, 3); break;
+    case 2: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, wanted, 2); break;
+    default: fl_outer_rows(w, row, rows, s, d, stride, count, add, shrink, wanted, 1);
     }
 }
 
@@ -522,6 +537,16 @@ typedef struct fl_feed {
     ptrdiff_t *row;
 } fl_feed;
 
+/* Where the errors of the last block of rows before `end` lie; returns how many. */
+static ptrdiff_t fl_place_errors(const fl_back *b, const fl_geometry *q, int tail, ptrdiff_t end, const REAL **errors) {
+    const ptrdiff_t n = end < FL_BLOCK ? end : FL_BLOCK;
+    for (ptrdiff_t r = 0; r < n; r++) {
+        REAL *acts = fl_back_errors(b, q, b->rows[end - n + r]);
+        errors[r] = tail ? fl_back_tail_errors(q, acts) : acts;
+    }
+    return n;
+}
+
 /* The gradient of the weights of a cell's groups [first, end) or, with `tail`, of those of its second product. */
 static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, ptrdiff_t first, ptrdiff_t end, fl_patience *patience) {
     const fl_cell *cell = tail ? &v->tail : &v->cell;
@@ -534,7 +559,9 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
     fl_column *column = (fl_column *)(v->own + b->plan.columns);
     REAL *peep = (REAL *)((char *)b->scratch + b->plan.peepholes);
     REAL *d = (REAL *)(v->own + b->plan.block), *sources = (REAL *)(v->own + b->plan.sources), *sum = (REAL *)(v->own + b->plan.bias);
-    int stop = 0;
+    const ptrdiff_t each = FL_BLOCK * FL_TILE * FL_ROWS / (((q->M + FL_TILE * VW - 1) / VW) * q->N * VW) + 1; /* rows wanted, of tiles */
+    const REAL *errors[2][FL_BLOCK]; /* of the rows of this block and of the next one */
+    int stop = 0, turn = 0;
     if (first == end) return 0;
     /* Columns of the inputs, then those of h and of gate activations: one feed if they all feed the same. */
     fl_feed feed[2] = {{{q->G, 0}, 0, 0, row}, {{q->G_h, q->shift}, 0, 0, row + q->groups * q->G * VW}};
@@ -554,9 +581,14 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
     if (b->add_gradient) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 0);
     else fl_zero(peep + first * P, (end - first) * P);
     /* From the last block of rows to the first: so spans of steps, the last one first, make the same sum. */
-    for (ptrdiff_t at = b->n_rows, n; at > 0 && !stop;) {
+    ptrdiff_t at = b->n_rows, more = fl_place_errors(b, whole, tail, at, errors[0]);
+    while (at > 0 && !stop) {
         const int add = at < b->n_rows || b->add_gradient;
-        at -= n = at < FL_BLOCK ? at : FL_BLOCK;
+        const ptrdiff_t n = more;
+        const REAL *const *from = errors[turn];
+        at -= n;
+        turn ^= 1;
+        more = fl_place_errors(b, whole, tail, at, errors[turn]);
         for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
             const ptrdiff_t t = b->rows[at + r] / B, lane = b->rows[at + r] % B;
             const REAL *s[FL_KINDS] = {NULL, NULL, NULL};
@@ -573,12 +605,11 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
         }
         for (ptrdiff_t group = first; group < end && !stop; group++) {
             const ptrdiff_t lanes = q->J - group * VW;
-            for (ptrdiff_t r = 0; r < n; r++) {
-                REAL *acts = fl_back_errors(b, whole, b->rows[at + r]);
-                const REAL *from = (tail ? fl_back_tail_errors(whole, acts) : acts) + fl_act_net(q, group, VW);
+            const int last = group + 1 == end;
+            fl_errors_wanted wanted = {errors[last ? turn : !turn], last ? more : n, 0, each, fl_act_net(q, last ? first : group + 1, VW), q->N, q->by_vector * VW};
+            for (ptrdiff_t r = 0; r < n; r++)
                 for (ptrdiff_t m = 0; m < q->N; m++)
-                    v_store(d + r * apart + m * VW, v_load(from + m * q->by_vector * VW));
-            }
+                    v_store(d + r * apart + m * VW, v_load(from[r] + fl_act_net(q, group, VW) + m * q->by_vector * VW));
             if (q->biases) fl_sum_all_rows(sum, d, apart, n, q->N);
             for (ptrdiff_t k = 0; k < q->biases; k++) {
                 const fl_feed *f = feed + (k && q->bias_shift);
@@ -593,7 +624,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
                 for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE)
                     for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
                         fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
-                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, add, NULL);
+                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, add, NULL, &wanted);
             for (ptrdiff_t r = 0; P && r < n; r++)
                 fl_back_peepholes(cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);

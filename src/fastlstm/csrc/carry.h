@@ -188,7 +188,7 @@ static void fl_carry_traces(const fl_back *b, const fl_back_view *v, ptrdiff_t f
                             column[j] = (fl_column){E + (kind * q->H + s) * width + k + j * VW, width, VW, 0, 0};
                         fl_outer_columns(column, N, row, end - first, sources,
                                          (const REAL *)c->terms + fl_carry_term(q, lane * K + at, kind, s) + first, stride, n, at == 0 || at > start,
-                                         at ? NULL : shrink + s * q->groups * VW + first);
+                                         at ? NULL : shrink + s * q->groups * VW + first, NULL);
                     }
             }
         }

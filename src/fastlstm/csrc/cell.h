@@ -19,6 +19,7 @@ typedef struct fl_rows {
     REAL *net;           /* net inputs, (n, N, VW) for each group of a tile, scratch; or, */
     ptrdiff_t net_panel; /*   if not 0, for all groups, so far apart, with biases and input products already in */
     int back;            /* from the last group to the first */
+    fl_wanted *wanted;   /* as of fl_tile */
 } fl_rows;
 
 /* A layer as its kernels see it. */

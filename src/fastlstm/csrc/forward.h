@@ -24,6 +24,16 @@ static REAL *fl_taped_act(const fl_span *s, const fl_geometry *q, ptrdiff_t time
     return s->tape ? s->tape + (time * s->batch->lanes + lane) * q->acts : NULL;
 }
 
+/* What a step of n lanes touches of a tape whose rows for it begin at `acts`, if they lie together. */
+static fl_wanted fl_wanted_tape(const REAL *acts, const fl_geometry *q, const ptrdiff_t *lane, ptrdiff_t n) {
+    fl_wanted w = {0, 0};
+    if (acts && n > 0 && lane[n - 1] - lane[0] == n - 1) {
+        w.at = (uintptr_t)(acts + lane[0] * q->acts);
+        w.end = w.at + (uintptr_t)(n * q->acts) * sizeof(REAL);
+    }
+    return w;
+}
+
 /* Inputs of a lane as the layer reads them, of which x is the row. */
 static const REAL *fl_read_x(const fl_cell *cell, const fl_span *s, ptrdiff_t time, ptrdiff_t lane, const REAL *x) {
     const fastlstm_layer *l = cell->l;
@@ -299,8 +309,10 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         if (ready && !ahead) fl_make_inputs(cell, work, n);
         for (ptrdiff_t b = n; A && b < B; b++)
             fl_copy(a_next + b * A, a_prev + b * A, A);
+        fl_wanted tape = fl_wanted_tape(fl_taped_act(s, q, time, 0), q, lane, n);
         for (ptrdiff_t r = 0; r < n && !stop; r += cell->most, passes++) {
-            const fl_rows rows = {.back = passes & !cell->near,
+            const fl_rows rows = {.wanted = &tape,
+                                  .back = passes & !cell->near,
                                   .n = n - r < cell->most ? n - r : cell->most,
                                   .row = work->rows + r,
                                   .x = work->x + r,

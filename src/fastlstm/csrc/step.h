@@ -88,7 +88,7 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
         const ptrdiff_t group = fl_pass_group(cell, most, turn, turns, rows->back), P = fl_pass_panels(cell, most, group);
         const ptrdiff_t soon = turn + 1 < turns ? fl_pass_group(cell, most, turn + 1, turns, rows->back) : group;
         const REAL *w = cell->w + group * q->panel, *w_h = w + before_h;
-        fl_tile t = {w, q->panel, q->G * VW, rows->net, rows->n * q->N * VW, q->N * VW, NULL, w_h, cell->near};
+        fl_tile t = {w, q->panel, q->G * VW, rows->net, rows->n * q->N * VW, q->N * VW, NULL, w_h, cell->near, rows->wanted};
         if (rows->net_panel) {
             t.net += group * rows->net_panel;
             t.net_panel = rows->net_panel;

@@ -15,6 +15,12 @@
 #define FL_ROWS 3
 #endif
 
+/* Memory beyond the second-level cache that will be touched when a product has ended, from `at` on: it is asked for where no
+   weights are, so that it arrives while others are at work. */
+typedef struct fl_wanted {
+    uintptr_t at, end;
+} fl_wanted;
+
 /* Panels as a product reads them: source k of panel p, row-vector n is at w + p * panel + k * stride + n * VW. Totals
    likewise: row r of panel p is at net + p * net_panel + r * net_row. */
 typedef struct fl_tile {
@@ -24,7 +30,8 @@ typedef struct fl_tile {
     ptrdiff_t net_panel, net_row;
     const REAL *bias; /* what all rows start from, [panel][row-vector][VW], read by the first block; or NULL: the net */
     const REAL *next; /* weights that will be read after these */
-    int near;         /* whether all fit into the second-level cache, so that there is nothing to ask for */
+    int near;         /* whether all fit into the second-level cache, so that there is no need to ask for them */
+    fl_wanted *wanted; /* or NULL */
 } fl_tile;
 
 /* How many lines of the block after this one a tile of R rows asks for with each source: about all of it together, when a
@@ -83,10 +90,16 @@ FL_INLINE void fl_block(const fl_tile *t, ptrdiff_t stride, const REAL *const *s
 /* The same for all rows, in tiles of about equal height. */
 FL_INLINE void fl_block_rows(const fl_tile *t, ptrdiff_t stride, const REAL *const *s, ptrdiff_t from, ptrdiff_t count, ptrdiff_t rows, const REAL *next, int P, int N) {
     const ptrdiff_t asked = FL_BLOCK * FL_LINE, block = N * FL_BLOCK * VW * (ptrdiff_t)sizeof(REAL); /* bytes: a tile asks for, a panel has */
-    uintptr_t soon = (uintptr_t)next;
     ptrdiff_t at = 0; /* in the next block, panel after panel */
     for (ptrdiff_t r = 0, tiles = (rows + FL_ROWS - 1) / FL_ROWS; tiles > 0; tiles--) {
         const ptrdiff_t R = (rows - r + tiles - 1) / tiles;
+        uintptr_t soon = (uintptr_t)t->w; /* what is there already */
+        if (!t->near && at < P * block) {
+            soon = (uintptr_t)next + (uintptr_t)(P == 1 ? at : at / block * t->panel * (ptrdiff_t)sizeof(REAL) + at % block);
+        } else if (t->wanted && t->wanted->at < t->wanted->end) {
+            soon = t->wanted->at;
+            t->wanted->at += (uintptr_t)(FL_SOON(R) * count * FL_LINE);
+        }
         switch (R) {
 #if FL_ROWS > 3
         case 6: fl_block(t, stride, s, from, count, r, soon, P, 6, N); break;
@@ -99,7 +112,6 @@ FL_INLINE void fl_block_rows(const fl_tile *t, ptrdiff_t stride, const REAL *con
         }
         r += R;
         at += FL_SOON(R) * asked;
-        soon = (uintptr_t)next + (uintptr_t)(P == 1 ? at : at / block * t->panel * (ptrdiff_t)sizeof(REAL) + at % block);
     }
 }
 
@@ -122,7 +134,7 @@ static void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdiff_t 
     fl_tile t = *tile;
     for (ptrdiff_t from = 0; from < count; from += FL_BLOCK, t.w += FL_BLOCK * t.stride, t.bias = NULL) {
         const ptrdiff_t n = count - from < FL_BLOCK ? count - from : FL_BLOCK;
-        fl_add_block(&t, s, from, n, rows, t.near ? t.w : from + n < count ? t.w + n * t.stride : t.next, P, N);
+        fl_add_block(&t, s, from, n, rows, from + n < count ? t.w + n * t.stride : t.next, P, N);
     }
 }
 
