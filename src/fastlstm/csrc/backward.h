@@ -393,7 +393,7 @@ FL_INLINE V fl_outer_before(const REAL *w, int add, const REAL *shrink) {
     return !add ? v_zero() : shrink ? v_fma(v_bcast(shrink), v_load(w), v_load(w)) : v_load(w);
 }
 
-/* w[row[j]][n] (+)= sum[j][n] where a column may end a row. */
+/* w[row[j]][n] (+)= sum[j][n] where columns are of two matrices or end a row. */
 FL_NOINLINE void fl_outer_ends(const fl_column *w, const ptrdiff_t *row, const REAL *sum, int add, int R, int N) {
     for (int j = 0; j < R; j++)
         for (int n = 0; n < N; n++, sum += VW) {
@@ -408,16 +408,21 @@ FL_NOINLINE void fl_outer_ends(const fl_column *w, const ptrdiff_t *row, const R
 FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s, const REAL *d, ptrdiff_t stride, ptrdiff_t count, int add,
                         const REAL *shrink, int R, int N) {
     V acc[FL_ROWS * FL_TILE];
-    ptrdiff_t shortest = VW;
+    REAL *to[FL_ROWS]; /* as far from the first row of each column as from that of the first one */
+    int alike = 1;
     FL_UNROLL
     for (int j = 0; j < R * N; j++)
         acc[j] = v_zero();
     FL_UNROLL
+    for (int j = 0; j < R; j++)
+        to[j] = w[0].w + row[j] * w[0].stride;
+    FL_UNROLL
     for (int n = 0; n < N; n++) {
-        if (w[n].n < shortest) shortest = w[n].n;
+        const ptrdiff_t apart = w[n].w - w[0].w;
+        alike &= w[n].stride == w[0].stride && w[n].n == VW;
         FL_UNROLL
         for (int j = 0; j < R; j++)
-            v_prefetch(w[n].w + row[j] * w[n].stride);
+            v_prefetch(to[j] + apart);
     }
     for (ptrdiff_t r = 0; r < count; r++, d += stride, s += N * VW) {
         V x[FL_TILE];
@@ -432,14 +437,13 @@ FL_INLINE void fl_outer(const fl_column *w, const ptrdiff_t *row, const REAL *s,
                 acc[j * N + n] = v_fma(e, x[n], acc[j * N + n]);
         }
     }
-    if (shortest == VW) {
+    if (alike) {
         FL_UNROLL
         for (int n = 0; n < N; n++) {
+            const ptrdiff_t apart = w[n].w - w[0].w;
             FL_UNROLL
-            for (int j = 0; j < R; j++) {
-                REAL *to = w[n].w + row[j] * w[n].stride;
-                v_store(to, v_add(fl_outer_before(to, add, shrink ? shrink + j : NULL), acc[j * N + n]));
-            }
+            for (int j = 0; j < R; j++)
+                v_store(to[j] + apart, v_add(fl_outer_before(to[j] + apart, add, shrink ? shrink + j : NULL), acc[j * N + n]));
         }
         return;
     }
@@ -563,9 +567,11 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
     const REAL *errors[2][FL_BLOCK]; /* of the rows of this block and of the next one */
     int stop = 0, turn = 0;
     if (first == end) return 0;
-    /* Columns of the inputs, then those of h and of gate activations: one feed if they all feed the same. */
+    /* Columns of the inputs, then those of h and of gate activations: one feed if they all feed the same, and tiles would be more. */
     fl_feed feed[2] = {{{q->G, 0}, 0, 0, row}, {{q->G_h, q->shift}, 0, 0, row + q->groups * q->G * VW}};
-    const int feeds = q->G == q->G_h && q->shift == 0 ? 1 : 2;
+    const ptrdiff_t of_x = fl_vectors(q->I, VW), of_h = fl_vectors(fl_sources(q, FL_H), VW) + fl_vectors(q->A, VW);
+    const int alone = fl_vectors(of_x, FL_TILE) + fl_vectors(of_h, FL_TILE) == fl_vectors(of_x + of_h, FL_TILE); /* no tile more */
+    const int feeds = q->G == q->G_h && q->shift == 0 && !(alone && of_h) ? 1 : 2;
     for (int kind = 0; kind < FL_KINDS; kind++) {
         for (ptrdiff_t k = 0, width = fl_sources(q, kind); k < width; k += VW)
             column[C++] = (fl_column){(REAL *)b->gradient + matrix[kind] + k, width, width - k < VW ? width - k : VW, kind, k};
