@@ -95,6 +95,8 @@ def test_batches_can_be_cut_and_padded():
     assert list(part.xs[:, 0]) == list(part.extra) == list(range(3, 10)) and list(part.ends) == [0, 6]
     assert len(batch.part(2, 2)) == 0 and len(batch.part(2, 2).xs) == 0
     assert list(batch.steps(5).ends) == [2, 3] and len(batch.steps(5).xs) == 5
+    for n, starts in ((6, [0, 3, 4]), (5, [0, 3, 4]), (4, [0, 3]), (2, [0]), (0, [])):  # an unfinished sequence begins too
+        assert list(np.flatnonzero(batch.steps(n).reset)) == starts
     taken = batch.take([2, 0, 0])
     assert list(taken.xs[:, 0]) == [4, 5, 6, 7, 8, 9, 0, 1, 2, 0, 1, 2] and list(taken.ends) == [5, 8, 11]
     padded = batch.padded(batch.xs + 1)
@@ -407,8 +409,9 @@ def test_output_units_that_see_the_inputs_follow_the_gradient():
         make("lstm1997:optimizer=adam", 0.1)
 
 
-def test_streams_end_with_the_step_of_the_first_error():
-    its = task("cerg-3")
+@pytest.mark.parametrize("name", ["cerg-1", "cerg-3"])
+def test_streams_end_with_the_step_of_the_first_error(name):
+    its = task(name)
     learner = experiments.METHODS["lstm1997"](its, rng(1))
     source = its.source(rng(9))
     length, steps, after = its.follow(lambda it, batch: it.learn(batch), its.source(rng(9)), 1000, learner)

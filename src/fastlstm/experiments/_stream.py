@@ -98,9 +98,9 @@ class StreamTask(Task):
 
     def _walk(self, learner, batch):
         """Learn step by step until one is wrong: its index, or None."""
-        resets = set() if batch.continual else set(batch.starts.tolist())
-        for t, (x, target) in enumerate(zip(batch.xs, batch.targets, strict=True)):
-            if not self._right(target, learner.step(x, target, t in resets)):
+        resets = np.zeros(len(batch.xs), dtype=bool) if batch.continual else batch.reset[:, 0]
+        for t, (x, target, reset) in enumerate(zip(batch.xs, batch.targets, resets.tolist(), strict=True)):
+            if not self._right(target, learner.step(x, target, reset)):
                 return t
         return None
 

@@ -48,17 +48,17 @@ class Batch:
 
     @property
     def starts(self):
-        """(n,) int array: the index of each sequence's first step."""
+        """(n,) int array: the index of each sequence's first step; an unfinished one at the end is not among them."""
         return self.ends - self.lengths + 1
 
     @property
     def reset(self):
-        """(T, 1) bool array, true at the first step of each sequence; None for a continual stream."""
+        """(T, 1) bool array, true at the first step of each sequence, be it finished or not; None for a continual stream."""
         if self.continual:
             return None
-        reset = np.zeros((len(self.xs), 1), dtype=bool)
-        reset[self.starts] = True
-        return reset
+        reset = np.zeros((len(self.xs) + 1, 1), dtype=bool)
+        reset[0] = reset[self.ends + 1] = True
+        return reset[:-1]
 
     def part(self, first, last):
         """Sequences `first` to `last` - 1, as a Batch."""

@@ -102,16 +102,23 @@ def _published(st1, st2, fraction):
 
 
 SLOW = (  # input gates almost closed, since 1000 inputs are noise; and twice the cells
-    "lstm1997:optimizer=adam,lr=0.003,blocks=6,igb=(-4.0;-4.0;-5.0;-5.0;-6.0;-6.0),ogb=(-1.0;-1.0;-1.0;-1.0;-1.0;-1.0)"
+    "lstm1997:optimizer=adam,lr={},blocks=6,igb=(-4.0;-4.0;-5.0;-5.0;-6.0;-6.0),ogb=(-1.0;-1.0;-1.0;-1.0;-1.0;-1.0)"
 )
 TASKS = (
     TwoSequences("3a-1", "T = 100, N = 3", paper=_published(27_380, 39_850, 0.000195)),
     TwoSequences("3a-2", "T = 100, N = 1", informative=1, paper=_published(58_370, 64_330, 0.000117)),
-    TwoSequences("3a-3", "T = 1000, N = 3", minimum=1000, best=SLOW, paper=_published(446_850, 452_460, 0.000078)),
+    TwoSequences(
+        "3a-3", "T = 1000, N = 3", minimum=1000, best=SLOW.format(0.003), paper=_published(446_850, 452_460, 0.000078)
+    ),
     NoisySignal("3b-1", "T = 100, N = 3", paper=_published(41_740, 43_250, 0.00828)),
     NoisySignal("3b-2", "T = 100, N = 1", informative=1, paper=_published(74_950, 78_430, 0.01500)),
     NoisySignal(
-        "3b-3", "T = 1000, N = 1", minimum=1000, informative=1, best=SLOW, paper=_published(481_060, 485_080, 0.01207)
+        "3b-3",
+        "T = 1000, N = 1",
+        minimum=1000,
+        informative=1,
+        best=SLOW.format(0.001),
+        paper=_published(481_060, 485_080, 0.01207),
     ),
     NoisyTarget("3c-1", "T = 100, N = 3", paper=_published(None, 269_650, 0.00558)),
     NoisyTarget("3c-2", "T = 100, N = 1", informative=1, paper=_published(None, 565_640, 0.00441)),
