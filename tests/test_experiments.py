@@ -95,7 +95,7 @@ def test_batches_can_be_cut_and_padded():
     assert list(part.xs[:, 0]) == list(part.extra) == list(range(3, 10)) and list(part.ends) == [0, 6]
     assert len(batch.part(2, 2)) == 0 and len(batch.part(2, 2).xs) == 0
     assert list(batch.steps(5).ends) == [2, 3] and len(batch.steps(5).xs) == 5
-    for n, starts in ((6, [0, 3, 4]), (5, [0, 3, 4]), (4, [0, 3]), (2, [0]), (0, [])):  # an unfinished sequence begins too
+    for n, starts in ((6, [0, 3, 4]), (5, [0, 3, 4]), (4, [0, 3]), (2, [0]), (0, [])):  # an unfinished one too
         assert list(np.flatnonzero(batch.steps(n).reset)) == starts
     taken = batch.take([2, 0, 0])
     assert list(taken.xs[:, 0]) == [4, 5, 6, 7, 8, 9, 0, 1, 2, 0, 1, 2] and list(taken.ends) == [5, 8, 11]

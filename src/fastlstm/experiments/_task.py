@@ -53,7 +53,7 @@ class Batch:
 
     @property
     def reset(self):
-        """(T, 1) bool array, true at the first step of each sequence, be it finished or not; None for a continual stream."""
+        """(T, 1) bool array, true where a sequence begins, be it finished or not; None for a continual stream."""
         if self.continual:
             return None
         reset = np.zeros((len(self.xs) + 1, 1), dtype=bool)
