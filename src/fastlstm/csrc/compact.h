@@ -100,7 +100,7 @@ FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) 
 /* Many rows share what is widened: N row-vectors from n0 on. */
 static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdiff_t n0, ptrdiff_t N) {
     const ptrdiff_t row = job->row;
-    fl_tile t = {job->scratch->block, FL_BLOCK * N * VW, N * VW, job->net + n0 * VW, job->net_panel, job->net_row, NULL, NULL, 1};
+    fl_tile t = {job->scratch->block, FL_BLOCK * N * VW, N * VW, job->net + n0 * VW, job->net_panel, job->net_row, NULL, NULL, 1, NULL};
     for (int kind = job->first; kind < job->end; kind++) {
         const ptrdiff_t count = fl_sources(&job->cell->q, kind);
         for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
