@@ -110,12 +110,11 @@ static fl_transposed fl_transposed_weights(const fl_geometry *q, const fl_errors
 }
 
 static ptrdiff_t fl_transposed_size(const fl_transposed *t) { return t->R * t->vectors * VW; }
-static ptrdiff_t fl_transposed_panels(const fl_transposed *t) { return (t->vectors + FL_TILE - 1) / FL_TILE; }
 static ptrdiff_t fl_transposed_wide(const fl_transposed *t, ptrdiff_t panel) { /* N */
     return t->vectors - panel * FL_TILE < FL_TILE ? t->vectors - panel * FL_TILE : FL_TILE;
 }
 
-/* A thread's part of them, from those of `count` sources of a cell, which begin at w in the first group's panel. */
+/* A thread's part of them, from those of a cell's sources that begin at w in the first group's panel. */
 static void fl_transpose(const fl_geometry *q, const REAL *w, const fl_errors *e, const fl_transposed *to, int part, int parts) {
     const ptrdiff_t stride = e->n * VW, J = fl_error_units(q);
     for (ptrdiff_t g = to->vectors * part / parts; g < to->vectors * (part + 1) / parts; g++) {
@@ -148,7 +147,7 @@ FL_INLINE void fl_transposed_single(const fl_transposed *t, ptrdiff_t panel, con
 /* to[r] = W^T d[r]; d: (rows,) gathered errors (R,), to: (rows,) outputs, net: scratch, (rows, FL_TILE, VW); back, wanted: as
    of fl_rows. */
 FL_NOINLINE void fl_transposed_rows(const fl_transposed *t, const REAL *const *d, REAL *const *to, ptrdiff_t rows, REAL *net, int back, fl_wanted *wanted) {
-    const ptrdiff_t panels = fl_transposed_panels(t), size = FL_TILE * t->R * VW;
+    const ptrdiff_t panels = fl_vectors(t->vectors, FL_TILE), size = FL_TILE * t->R * VW;
     const ptrdiff_t pairs = rows == 1 ? t->vectors / (2 * FL_TILE) : 0; /* of whole panels, for eight chains */
     REAL zero[FL_TILE * VW];
     fl_zero(zero, FL_TILE * VW);
@@ -178,7 +177,7 @@ FL_NOINLINE void fl_transposed_rows(const fl_transposed *t, const REAL *const *d
 
 typedef struct fl_back_view {
     fl_cell cell, tail;                /* tail: if the cell has a second product */
-    fl_transposed by_h, by_x, by_tail;     /* products with transposed weights; */
+    fl_transposed by_h, by_x, by_tail; /* products with transposed weights; */
     fl_errors from_h, from_x, from_tail; /*   their sources */
     fastlstm_layer tail_layer;
     char *own;                         /* this thread's scratch */
