@@ -303,6 +303,25 @@ fastlstm_status fastlstm_chunk_apply(fastlstm_chunk_learner *learner);
 /* Make the gradient of the steps in the window and move the traces past them; nothing else changes. */
 fastlstm_status fastlstm_chunk_settle(fastlstm_chunk_learner *learner);
 
+/* ---- Streams that end with their first wrong prediction (Gers, Schmidhuber and Cummins 2000) -------------- */
+
+/* Steps of one lane that are learnt as by fastlstm_learner_run, until an output is off its target by `tolerance` or more, or
+   NaN. That step is still learnt from; then state and traces are zero, and what follows up to the next of `starts` is passed
+   over: its y stay as they are. */
+typedef struct fastlstm_streams {
+    ptrdiff_t steps;
+    const void *x;         /* (T, I) */
+    const void *targets;   /* (T, O) elements, NaN where there is none; not for CROSS_ENTROPY */
+    const uint8_t *reset;  /* (T,) as for fastlstm_learner_run, or NULL */
+    const uint8_t *starts; /* (T,) where a stream may begin; NULL: nothing follows the first wrong prediction */
+    double tolerance;
+    void *y;               /* out: (T, O) */
+    uint8_t *followed;     /* out: (T,) whether the step was made */
+} fastlstm_streams;
+
+fastlstm_status fastlstm_learner_follow(fastlstm_learner *learner, const fastlstm_streams *streams, fastlstm_poll poll, void *context);
+fastlstm_status fastlstm_chunk_follow(fastlstm_chunk_learner *learner, const fastlstm_streams *streams, fastlstm_poll poll, void *context);
+
 /* ---- Losses: *value and its derivative dy; csrc/loss.h and csrc/ctc.h define them ------------------------- */
 
 /* MSE, SSE or BINARY_CROSS_ENTROPY (y are probabilities; WITH_LOGITS: what a sigmoid makes one of) of y (rows, width) with targets

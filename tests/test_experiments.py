@@ -409,18 +409,45 @@ def test_output_units_that_see_the_inputs_follow_the_gradient():
         make("lstm1997:optimizer=adam", 0.1)
 
 
-@pytest.mark.parametrize("name", ["cerg-1", "cerg-3"])
-def test_streams_end_with_the_step_of_the_first_error(name):
-    its = task(name)
-    learner = experiments.METHODS["lstm1997"](its, rng(1))
-    source = its.source(rng(9))
-    length, steps, after = its.follow(lambda it, batch: it.learn(batch), its.source(rng(9)), 1000, learner)
-    assert steps == length + 1  # the wrong prediction is learnt from
-    copy = experiments.METHODS["lstm1997"](its, rng(1))
-    batch = source(16).steps(steps)
-    right = its.judge(batch, copy.learn(batch))
-    assert right[:-1].all() and not right[-1]
-    assert np.array_equal(copy.net.parameters, after.net.parameters)
+def by_hand(its, learner, source, most):
+    """As `StreamTask.train` says, one step after the other: the length of each stream."""
+    lengths = []
+    for _ in range(most):
+        learner.begin()
+        steps, whole, right = 0, 0, True
+        while right and (steps if its.unit == "steps" else whole) < its.length:
+            batch = source(1)
+            for t, (x, target) in enumerate(zip(batch.xs, batch.targets, strict=True)):
+                y = learner.step(x, target, not batch.continual and t == 0)
+                has = ~np.isnan(target)
+                if not (np.abs(y - target)[has] < its.tolerance).all():
+                    right = False
+                    break
+                steps += 1
+                if its.unit == "steps" and steps == its.length:
+                    break
+            else:
+                whole += 1
+        lengths.append(steps if its.unit == "steps" else whole)
+    return lengths
+
+
+@pytest.mark.parametrize("name", ["cerg-1", "cerg-3", "cerg-4", "msd", "nmsd", "gts", "pfg-4", "cnto-2"])
+@pytest.mark.parametrize("text", ["lstm1997", "lstm:hidden=4,lr=0.01,gradient=carried-bptt,update=5"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_streams_are_followed_as_by_hand(name, text, wide, monkeypatch):
+    """Blocks of several streams, and of one that goes well, bring the same nets as one step after the other."""
+    its = dataclasses.replace(task(name), length=40 if task(name).unit == "steps" else 3, promising=1000)  # no tests
+    if wide:  # so that streams come far, and to their limits
+        monkeypatch.setattr(type(its), "tolerance", 1.1 if name == "pfg-4" else 0.8)
+    text += ":decay=0.99" if name == "cerg-4" and text == "lstm1997" else ""
+    make, options, _ = method(its, text)
+    net, other = (make(its, rng(1), **options) for _ in range(2))
+    result, net = its.train(net, rng(3), 33)
+    lengths = by_hand(its, other, its.source(rng(3).spawn(2)[0]), 33)
+    assert np.array_equal(net.net.parameters, other.net.parameters) and result["sequences"] == 33
+    assert result["curve"][0][1] == round(np.mean(lengths[:25]), 6)
+    assert max(lengths) == its.length or not wide
 
 
 @pytest.mark.parametrize("name", ["cerg-1", "cerg-4", "cnto-2", "msd", "gts", "pfg-1"])
@@ -437,12 +464,26 @@ def test_continual_tasks_run_with_shortcuts(name):
 
 
 def test_a_stream_that_is_never_wrong_ends_at_its_limit():
-    its = task("cerg-3")
-    perfect = lambda _, batch: batch.targets  # noqa: E731
-    assert its.follow(perfect, its.source(rng(1)), 1000)[:2] == (1000, 1000)
+    its = dataclasses.replace(task("cerg-3"), test_length=1000)
+    assert its.walk(lambda batch: batch.targets, its.source(rng(1))) == 1000
+    its = dataclasses.replace(task("cnto-1"), test_length=40)
+    assert its.walk(lambda batch: batch.targets, its.source(rng(1))) == 40
+
+
+def test_a_net_without_a_number_is_wrong_from_the_start():
     its = task("cnto-1")
-    length, steps, _ = its.follow(perfect, its.source(rng(1)), 40)
-    assert length == 40 and 40 * 100 <= steps <= 40 * 110
+    assert its.walk(lambda batch: np.full_like(batch.targets, np.nan), its.source(rng(1))) == 0
+
+
+def test_a_net_that_leaves_t_or_p_to_chance_is_wrong():
+    """Of the continual grammar: what may follow by the local rules alone is not enough."""
+    its = task("cerg-3")
+    batch = its.source(rng(1))(20)
+    ys = batch.targets.copy()
+    last = batch.ends - 2
+    ys[last] = 0
+    ys[np.ix_(last, [1, 2])] = 0.5
+    assert np.array_equal(np.flatnonzero(its.wrong(batch, ys)), last)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------

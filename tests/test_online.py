@@ -222,6 +222,78 @@ def test_step_run_and_pieces_give_the_same_bits(options, setting, isa, dtype):
     assert_same_bits(learn((3, 1, 7, 2), options, setting, dtype, lanes), wanted)
 
 
+# Streams that end with their first wrong prediction -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting", [{"chunk": 1}, {"chunk": 4}, {"chunk": "episode"}, {"gradient": "carried-bptt", "chunk": 3}], ids=str
+)
+@pytest.mark.parametrize("marks", ["no starts", "starts", "starts and resets"])
+def test_streams_are_followed_to_the_first_error(setting, marks, isa, dtype):
+    """The same bits as steps, and a reset after each that was wrong."""
+    r = np.random.default_rng(5)
+    xs, targets = numbers((60, 2), 1, dtype), r.uniform(-1, 1, (60, 3)).astype(dtype)
+    targets[r.random((60, 3)) < 0.3] = np.nan
+    starts = None if marks == "no starts" else r.random(60) < 0.2
+    reset = r.random(60) < 0.1 if marks == "starts and resets" else None
+    results, wanted, ended = [], np.zeros(60, bool), False
+    for how in ("follow", "steps"):
+        net = fl.Sequential(fl.LSTM(2, 5, dtype=dtype, seed=1), fl.Linear(5, 3, dtype=dtype, seed=2))
+        learner = fl.OnlineLearner(net, "sse", fl.SGD(net, 0.1, 0.5), **setting)
+        if how == "follow":
+            ys, followed = learner.follow(xs, targets, 0.9, starts, reset)
+        else:
+            ys = np.zeros((60, 3), dtype)
+            for t in range(60):
+                ended &= starts is None or not starts[t]
+                wanted[t] = not ended
+                if ended:
+                    continue
+                if reset is not None and reset[t]:
+                    learner.reset()
+                ys[t] = learner.step(xs[t], targets[t])
+                has = ~np.isnan(targets[t])
+                if not (np.abs(ys[t] - targets[t])[has] < np.dtype(dtype).type(0.9)).all():
+                    ended = True
+                    learner.reset()
+        results.append((ys, net.state_dict(), learner.gradients(), learner.state))
+    assert np.array_equal(followed, wanted) and 0 < wanted.sum() < 60
+    assert_same_bits(*results)
+
+
+def test_a_stream_ends_where_an_output_is_no_number(dtype):
+    net = fl.Sequential(fl.LSTM(1, 3, dtype=dtype, seed=1), fl.Linear(3, 1, dtype=dtype, seed=2))
+    learner = fl.OnlineLearner(net, "sse", fl.SGD(net, 0.1))
+    weight = np.array(net[1].weight)
+    weight[:] = np.nan
+    net[1].weight = weight
+    _, followed = learner.follow(np.zeros((5, 1), dtype), np.array([[np.nan], [0], [0], [0], [0]], dtype), 1e9)
+    assert followed.tolist() == [True, True, False, False, False]
+
+
+def test_what_cannot_be_followed():
+    net = fl.Sequential(fl.LSTM(1, 3, seed=1), fl.Linear(3, 1, seed=2))
+    xs, before = np.zeros((5, 1), np.float32), net.state_dict()
+    learner = fl.OnlineLearner(net, "sse", fl.SGD(net, 0.1))
+    for arguments, word in [
+        ((xs, xs, 0), "tolerance"),
+        ((xs, xs, np.nan), "tolerance"),
+        ((xs, xs[:4], 1), "targets"),
+        ((xs, xs, 1, np.zeros(4, bool)), "starts"),
+        ((xs, xs, 1, None, np.zeros(6, bool)), "reset"),
+        ((np.zeros((5, 2), np.float32), xs, 1), "xs"),
+        ((xs[:0], xs[:0], 1), "xs"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            learner.follow(*arguments)
+    with pytest.raises(ValueError, match="one lane"):
+        fl.OnlineLearner(net, lanes=2).follow(xs, xs, 1)
+    for loss in ("cross_entropy", lambda y, target: (0.0, y)):
+        with pytest.raises(ValueError, match="loss"):
+            fl.OnlineLearner(net, loss).follow(xs, xs, 1)
+    assert_same_bits(net.state_dict(), before)
+
+
 @pytest.mark.skipif(len(FUSED) < 2, reason="needs two instruction sets with a fused multiply-add")
 @pytest.mark.parametrize("setting", [None, (1, 0.9, 0.9), (5, 0.0, 1.0)], ids=str)
 @families

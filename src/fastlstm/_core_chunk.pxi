@@ -29,6 +29,7 @@ cdef extern from "fastlstm.h" nogil:
                                               Py_ssize_t *)
     fastlstm_status fastlstm_chunk_run(fastlstm_chunk_learner *, Py_ssize_t, const void *, const void *, const uint8_t *, void *,
                                        Py_ssize_t *, fastlstm_poll, void *)
+    fastlstm_status fastlstm_chunk_follow(fastlstm_chunk_learner *, const fastlstm_streams *, fastlstm_poll, void *)
     fastlstm_status fastlstm_chunk_forward(fastlstm_chunk_learner *, const void *, void *)
     fastlstm_status fastlstm_chunk_backward(fastlstm_chunk_learner *, const void *)
     fastlstm_status fastlstm_chunk_learn(fastlstm_chunk_learner *, const void *)
@@ -108,6 +109,9 @@ cdef class ChunkLearner(Learner):
     cdef fastlstm_status c_run(self, Py_ssize_t steps, void *x, void *targets, const uint8_t *reset, void *y, Py_ssize_t *done,
                                fastlstm_poll poll, void *context) noexcept nogil:
         return fastlstm_chunk_run(&self.c, steps, x, targets, reset, y, done, poll, context)
+
+    cdef fastlstm_status c_follow(self, const fastlstm_streams *streams, fastlstm_poll poll, void *context) noexcept nogil:
+        return fastlstm_chunk_follow(&self.c, streams, poll, context)
 
     cdef fastlstm_status c_forward(self, void *x, void *y) noexcept nogil:
         return fastlstm_chunk_forward(&self.c, x, y)

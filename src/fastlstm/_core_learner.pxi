@@ -33,6 +33,16 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_learner_apply(fastlstm_learner *)
     fastlstm_status fastlstm_learner_settle(fastlstm_learner *)
     int fastlstm_learner_lazy(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, Py_ssize_t)
+    ctypedef struct fastlstm_streams:
+        Py_ssize_t steps
+        const void *x
+        const void *targets
+        const uint8_t *reset
+        const uint8_t *starts
+        double tolerance
+        void *y
+        uint8_t *followed
+    fastlstm_status fastlstm_learner_follow(fastlstm_learner *, const fastlstm_streams *, fastlstm_poll, void *)
 
 LOSSES = {None: 0, "mse": 1, "sse": 2, "cross_entropy": 3, "binary_cross_entropy": 4,
           "binary_cross_entropy_with_logits": 5}
@@ -73,6 +83,9 @@ cdef class Learner:
 
     cdef fastlstm_status c_run(self, Py_ssize_t steps, void *x, void *targets, const uint8_t *reset, void *y, Py_ssize_t *done,
                                fastlstm_poll poll, void *context) noexcept nogil:
+        return FASTLSTM_OK
+
+    cdef fastlstm_status c_follow(self, const fastlstm_streams *streams, fastlstm_poll poll, void *context) noexcept nogil:
         return FASTLSTM_OK
 
     cdef fastlstm_status c_forward(self, void *x, void *y) noexcept nogil:
@@ -229,6 +242,25 @@ cdef class Learner:
             raise raised[0]
         check(status)
 
+    def follow(self, x, targets, reset, starts, double tolerance, y, followed):
+        """As `run` for one lane, in streams that end with their first wrong prediction -> y, followed."""
+        cdef list raised = []
+        cdef fastlstm_status status
+        cdef void *holder = <void *>raised
+        cdef fastlstm_streams streams
+        streams.steps, streams.tolerance = x.shape[0], tolerance
+        streams.x, streams.targets, streams.y = data(x), data(targets), data(y)
+        streams.reset, streams.starts = <const uint8_t *>data(reset), <const uint8_t *>data(starts)
+        streams.followed = <uint8_t *>data(followed)
+        self.take()
+        self.loss_sum[0], self.loss_steps[0] = 0, 0
+        with nogil:
+            status = self.c_follow(&streams, poll, holder)
+        self.give()
+        if status == FASTLSTM_INTERRUPTED:
+            raise raised[0]
+        check(status)
+
     def forward(self, x, y):
         """The first half of a step, x (lanes, I) -> y."""
         cdef fastlstm_status status
@@ -348,6 +380,9 @@ cdef class StepLearner(Learner):
     cdef fastlstm_status c_run(self, Py_ssize_t steps, void *x, void *targets, const uint8_t *reset, void *y, Py_ssize_t *done,
                                fastlstm_poll poll, void *context) noexcept nogil:
         return fastlstm_learner_run(&self.c, steps, x, targets, reset, y, done, poll, context)
+
+    cdef fastlstm_status c_follow(self, const fastlstm_streams *streams, fastlstm_poll poll, void *context) noexcept nogil:
+        return fastlstm_learner_follow(&self.c, streams, poll, context)
 
     cdef fastlstm_status c_forward(self, void *x, void *y) noexcept nogil:
         return fastlstm_learner_forward(&self.c, x, y)

@@ -217,15 +217,65 @@ class OnlineLearner:
         """
         lead = () if self.lanes == 1 and ndim_of(xs) == 2 else (self.lanes,)
         xs = as_input(xs, "xs", self._core.network.dtype, (-1, *lead, self._core.network.input_size))
-        steps = len(xs)
         if targets is not None:
-            targets = self._targets(targets, (steps, *lead), "targets")
-        if reset is not None:
-            reset = as_anything(reset, "reset", "b")
-            reset = as_mask(
-                reset[:, None] if self.lanes == 1 and reset.shape == (steps,) else reset, "reset", (steps, self.lanes)
-            )
-        return self._learn(xs, targets, reset)
+            targets = self._targets(targets, (len(xs), *lead), "targets")
+        return self._learn(xs, targets, self._mask(reset, "reset", len(xs)))
+
+    def follow(self, xs, targets, tolerance, starts=None, reset=None):
+        """Learn as `run` does, from streams that end with their first wrong prediction (Gers et al. 2000); one lane.
+
+        A prediction is wrong if an output that has a target is off by `tolerance` or more, or NaN. It is still learnt
+        from; then state and traces are zero, and what follows is skipped up to where the next stream may begin.
+
+        Parameters
+        ----------
+        xs : array (T, I)
+        targets : array (T, O)
+            NaN where there is none. Not classes: the loss must not be "cross_entropy", nor a callable.
+        tolerance : float
+            Above 0.
+        starts : booleans (T,), optional
+            Where a stream may begin if the one before has ended; none: nothing follows the first wrong prediction.
+        reset : booleans (T,), optional
+            As for `run`, whether or not anything was wrong.
+
+        Returns
+        -------
+        ys : array (T, O)
+            Each prediction made before learning from its target; 0 where skipped.
+        followed : bool array (T,)
+            False where skipped.
+
+        Examples
+        --------
+        >>> import numpy as np, fastlstm as fl
+        >>> net = fl.Sequential(fl.LSTM(1, 4, seed=0), fl.Linear(4, 1, seed=1))
+        >>> learner = fl.OnlineLearner(net, loss="sse", optimizer=fl.SGD(net, lr=0.1))
+        >>> x, targets = np.zeros((6, 1), "f4"), np.array([[0.2], [9], [0.2], [0.2], [9], [0.2]], "f4")
+        >>> learner.follow(x, targets, tolerance=2, starts=np.array([1, 0, 0, 1, 0, 0], bool))[1]
+        array([ True,  True, False,  True,  True, False])
+        """
+        if self.lanes != 1:
+            raise ValueError(f"follow is for one lane, and this learner has {self.lanes}")
+        if callable(self._loss) or self._loss == "cross_entropy":
+            raise ValueError("follow is for a loss of numbers by name, not for cross_entropy or a callable")
+        tolerance = as_number(tolerance, "tolerance", 0, low_in=False)
+        network = self._core.network
+        xs = as_input(xs, "xs", network.dtype, (-1, network.input_size))
+        steps = len(xs)
+        targets = self._targets(targets, (steps,), "targets")
+        starts, reset = self._mask(starts, "starts", steps), self._mask(reset, "reset", steps)
+        ys, followed = np.zeros((steps, network.output_size), network.dtype), np.empty(steps, dtype=bool)
+        self._core.follow(xs, targets, reset, starts, tolerance, ys, followed)
+        return ys, followed
+
+    def _mask(self, mask, name, steps):
+        """Booleans (T, lanes), or (T,) for one lane, as C reads them."""
+        if mask is None:
+            return None
+        mask = as_anything(mask, name, "b")
+        return as_mask(mask[:, None] if self.lanes == 1 and mask.shape == (steps,) else mask, name, (steps, self.lanes))
+
 
     def _learn(self, x, targets, reset):
         y = np.empty((*x.shape[:-1], self._core.network.output_size), self._core.network.dtype)

@@ -280,6 +280,58 @@ static void check_poll(const fastlstm_engine *e) {
     memory_release(mark);
 }
 
+/* ---- Streams that end with their first wrong prediction: the bits of steps, and of a reset after each that was wrong ---- */
+
+static void check_streams(const fastlstm_engine *e) {
+    const int mark = memory_mark(), bits = fastlstm_engine_bits(e);
+    lesson u = {.loss = FASTLSTM_SSE, .update = 1, .chunk = 1, .lr = 0.0625, .decay = 1};
+    task *k = &u.k;
+    add(&k->m, lstm(3, 5, 1, IFO), 2);
+    add(&k->m, linear(5, 2, FASTLSTM_IDENTITY), 1);
+    fill_task(k, 40, 1, 0, 0);
+    describe("streams", k, fastlstm_engine_isa(e), bits);
+    u.target = memory_zeros(k->T * 2);
+    for (ptrdiff_t j = 0; j < k->T * 2; j++)
+        u.target[j] = j % 5 ? random_number(0) : NAN;
+    uint8_t starts[40], followed[40];
+    for (ptrdiff_t t = 0; t < 40; t++)
+        starts[t] = t % 4 == 2;
+    pupil p = pupil_new(&u, e, k->w), wanted = pupil_new(&u, e, k->w);
+    const size_t size = (size_t)(k->T * 2 * bits / 8);
+    memset(p.y, 0, size);
+    memset(wanted.y, 0, size);
+    const fastlstm_streams s = {.steps = k->T, .x = feed_all(bits, k->x, k->T * 3), .targets = feed_all(bits, u.target, k->T * 2),
+                                .starts = starts, .tolerance = 0.5, .y = p.y, .followed = followed};
+    CHECK(CALL(fastlstm_learner_follow(&p.m, &s, NULL, NULL)) == FASTLSTM_OK);
+    int ended = 0, skipped = 0;
+    for (ptrdiff_t t = 0; t < k->T; t++) {
+        ended &= !starts[t];
+        CHECK(followed[t] == !ended);
+        skipped += ended;
+        if (ended) continue;
+        study(&wanted, t, 1);
+        for (ptrdiff_t j = 2 * t; j < 2 * t + 2; j++) {
+            const double y = bits == 64 ? ((double *)wanted.y)[j] : ((float *)wanted.y)[j];
+            const double target = bits == 64 ? u.target[j] : (float)u.target[j];
+            ended |= fabs(y - target) >= 0.5;
+        }
+        if (ended) CHECK(CALL(fastlstm_learner_reset(&wanted.m, NULL)) == FASTLSTM_OK);
+    }
+    CHECK(skipped > 0 && skipped < k->T);
+    CHECK(pupil_hash(&p) == pupil_hash(&wanted));
+    fastlstm_streams bad = s;
+    bad.tolerance = 0;
+    CHECK(fastlstm_learner_follow(&p.m, &bad, NULL, NULL) == FASTLSTM_BAD_ARGUMENT);
+    bad = s;
+    bad.targets = NULL;
+    CHECK(fastlstm_learner_follow(&p.m, &bad, NULL, NULL) == FASTLSTM_BAD_ARGUMENT);
+    CHECK(fastlstm_learner_follow(&p.m, NULL, NULL, NULL) == FASTLSTM_BAD_ARGUMENT);
+    CHECK(fastlstm_chunk_follow(NULL, &s, NULL, NULL) == FASTLSTM_BAD_ARGUMENT);
+    p.m.lanes = 2;
+    CHECK(fastlstm_learner_follow(&p.m, &s, NULL, NULL) == FASTLSTM_BAD_ARGUMENT);
+    memory_release(mark);
+}
+
 /* ---- Plain arrays: v = momentum v + gradient; w -= lr v ---- */
 
 static void check_sgd(int bits) {
@@ -400,7 +452,7 @@ int main(void) {
     for (int bits = 32; bits <= 64; bits += 32) {
         check_sgd(bits);
         for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++)
-            check_poll(fastlstm_engine_select(isa, bits));
+            check_poll(fastlstm_engine_select(isa, bits)), check_streams(fastlstm_engine_select(isa, bits));
     }
     golden_tests();
     return report("learner", cases);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,24 @@ import numpy as np
 
 from fastlstm.experiments._task import Curve, Task
 
-FEW_STEPS = 300  # of a stream that is learnt from one step at a time: most end early
+MOST = 256  # sequences in a block
+
+
+class Source:
+    """An endless stream: called, it gives its next sequences as a Batch, up to `n` of them."""
+
+    def __init__(self, task, rng):
+        self._task, self._rng, self._pool, self._at = task, rng, (), 0
+
+    def __call__(self, n):
+        if self._at == len(self._pool):
+            self._pool, self._at = self._task.draw(self._rng, MOST), 0
+        self._at += (n := min(n, len(self._pool) - self._at))
+        return self._pool.part(self._at - n, self._at)
+
+    def back(self, n):
+        """Take back the last `n` sequences of the latest call."""
+        self._at -= n
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,6 @@ class StreamTask(Task):
     tolerance: ClassVar[float] = 0.49
     tests: ClassVar[int] = 10
     unit: ClassVar[str] = "steps"  # what lengths count: steps or sequences
-    last_alone: ClassVar[bool] = False  # whether targets stand at the ends of sequences alone
 
     length: int = 100_000
     test_length: int = 100_000
@@ -33,100 +48,96 @@ class StreamTask(Task):
     promising: int = 1
 
     def source(self, rng):
-        """An endless stream: a function that gives its next `n` sequences, as a Batch."""
-        pool, at = self.draw(rng, 256), 0
+        """An endless stream of sequences."""
+        return Source(self, rng)
 
-        def following(n):
-            nonlocal pool, at
-            if at + n > len(pool):
-                pool, at = self.draw(rng, max(256, n)), 0
-            at += n
-            return pool.part(at - n, at)
+    def wrong(self, batch, ys):
+        """(T,) bool: whether an output with a target is off by the tolerance or more, or NaN."""
+        return (~(np.abs(ys - batch.targets) < np.float32(self.tolerance)) & ~np.isnan(batch.targets)).any(axis=-1)
 
-        return following
+    def _within(self, batch, came, limit):
+        """As much of a block as a stream that came so far may still have."""
+        if self.unit == "steps":
+            return batch.steps(limit - came)
+        return batch.part(0, min(len(batch), limit - came))
 
-    def judge(self, batch, ys):
-        """(T,) bool: whether each step is right; one without target is."""
-        return self._right(batch.targets, ys)
+    def _lengths(self, batch, first, last):
+        """How far streams come, in `unit`, that begin at the steps `first` and end before the steps `last`."""
+        if self.unit == "steps":
+            return last - first
+        return np.searchsorted(batch.ends, last) - np.searchsorted(batch.ends, first)
 
-    def _right(self, targets, ys):
-        return ~(np.abs(ys - targets) >= self.tolerance).any(axis=-1)
-
-    def follow(self, run, draw, limit, learner=None):
-        """Follow one stream to its first wrong prediction, or to `limit`.
-
-        Parameters
-        ----------
-        run : callable
-            ``run(learner, batch) -> ys``.
-        draw : callable
-            Of `source`.
-        limit : int
-        learner : optional
-            One that learns: it is brought to the very step of the error.
+    def _streams(self, batch, ys, followed):
+        """Where the streams of a block end and begin.
 
         Returns
         -------
-        length, steps : int
-            How far it came, in `unit` and in steps.
-        learner
+        wrong : int array
+            The step of each stream's end.
+        begun : int array
+            The step where each begins, 0 for the one under way; one more than `wrong`, T if no stream goes on.
         """
-        done, steps, n = 0, 0, 1
-        while done < limit:
-            batch = draw(n)
-            few = learner is not None and steps < FEW_STEPS and not self.last_alone
-            if self.unit == "steps" and done + len(batch.xs) > limit:
-                batch = batch.steps(limit - done)
-            elif self.unit != "steps" and done + len(batch) > limit:
-                batch = batch.part(0, limit - done)
-            before = None if few or (self.last_alone and n == 1) else copy.deepcopy(learner)
-            first = self._walk(learner, batch) if few else self._first(batch, run(learner, batch))
-            if first is not None:
-                if before is not None and first + 1 < len(batch.xs):
-                    learner = before
-                    run(learner, batch.steps(first + 1))
-                done += first if self.unit == "steps" else int(np.sum(batch.ends < first))
-                return done, steps + first + 1, learner
-            done += len(batch.xs) if self.unit == "steps" else len(batch)
-            steps, n = steps + len(batch.xs), 1 if few else min(2 * n, 256)
-        return done, steps, learner
+        wrong = np.flatnonzero(self.wrong(batch, ys) & followed)
+        after = np.searchsorted(batch.starts, wrong, side="right")
+        begun = np.concatenate([[0], np.append(batch.starts, len(ys))[after]])
+        if len(wrong) and begun[-1] < len(ys) and not followed[begun[-1]]:
+            begun[-1] = len(ys)
+        return wrong, begun
 
-    def _first(self, batch, ys):
-        """The index of the first wrong step, or None."""
-        wrong = ~self.judge(batch, ys)
-        return int(np.argmax(wrong)) if wrong.any() else None
-
-    def _walk(self, learner, batch):
-        """Learn step by step until one is wrong: its index, or None."""
-        resets = np.zeros(len(batch.xs), dtype=bool) if batch.continual else batch.reset[:, 0]
-        for t, (x, target, reset) in enumerate(zip(batch.xs, batch.targets, resets.tolist(), strict=True)):
-            if not self._right(target, learner.step(x, target, reset)):
-                return t
-        return None
+    def walk(self, run, draw):
+        """How far a stream that is not learnt from comes, in `unit`; ``run(batch) -> ys``."""
+        came, n = 0, 1
+        while came < self.test_length:
+            batch = self._within(draw(n), came, self.test_length)
+            ys = run(batch)
+            wrong, _ = self._streams(batch, ys, np.ones(len(ys), dtype=bool))
+            came += int(self._lengths(batch, 0, wrong[0] if len(wrong) else len(ys)))
+            if len(wrong):
+                break
+            n = min(2 * n, MOST)
+        return came
 
     def test(self, learner, draw):
         """Mean length of the ten test streams from a `source`, and how many had no error."""
-        lengths = []
-        for _ in range(self.tests):
-            runner = learner.runner()
-            lengths.append(self.follow(lambda _, batch, run=runner: run(batch), draw, self.test_length)[0])
-        return {"length": float(np.mean(lengths)), "perfect": int(np.sum(np.array(lengths) == self.test_length))}
+        lengths = np.array([self.walk(learner.runner(), draw) for _ in range(self.tests)])
+        return {"length": float(lengths.mean()), "perfect": int(np.sum(lengths == self.test_length))}
 
     def train(self, learner, rng, most, progress=None):
         """Train for at most `most` streams; as `Task.train`, where sequences are streams."""
         draw, test = map(self.source, rng.spawn(2))
         curve, best, done, steps, found = Curve(), {"length": 0.0, "perfect": 0}, 0, 0, {}
+        came = n = 0  # of the stream under way; sequences in a block that it has for itself, as it goes well
+        learner.begin()
         while not found and done < most:
-            learner.begin()
-            length, more, learner = self.follow(lambda it, batch: it.learn(batch), draw, self.length, learner)
-            done, steps = done + 1, steps + more
-            curve.add([length])
-            if done % self.every == 0 and length >= self.promising:
+            # A block in which streams may end early has no more sequences than there are streams left until a test.
+            room = n or min(self.every - done % self.every, most - done)
+            block = draw(room)
+            batch = self._within(block, came, self.length)
+            alone = n > 0 or len(batch.xs) < len(block.xs)
+            ys, followed = learner.follow(batch, self.tolerance, alone)
+            wrong, begun = self._streams(batch, ys, followed)
+            ends = np.append(wrong, len(ys) if begun[-1] < len(ys) else [])
+            lengths = self._lengths(batch, begun[: len(ends)], ends)
+            draw.back(int(np.sum(block.starts > np.flatnonzero(followed)[-1])))
+            lengths[:1] += came
+            steps += int(followed.sum())
+            came = int(lengths[-1]) if len(ends) > len(wrong) else 0
+            ended = lengths[: len(wrong)].tolist()
+            n = 0 if ended else min(2 * room, MOST)
+            if came == self.length:  # without an error
+                ended, came, n = [*ended, came], 0, 0
+            if not came:
+                learner.begin()
+            if not ended:
+                continue
+            done += len(ended)
+            curve.add(ended)
+            if done % self.every == 0 and ended[-1] >= self.promising:
                 result = self.test(learner, test)
                 best = max(best, result, key=lambda figures: figures["length"])
                 if result["perfect"] == self.tests:
                     found["perfect"] = {"sequences": done} | result
-            if progress and progress(done, length):
+            if progress and progress(done, ended[-1]):
                 break
         result = {"success": bool(found), "sequences": done, "steps": steps, "milestones": found}
         return result | {"best length": best["length"], "curve": curve.points()}, learner

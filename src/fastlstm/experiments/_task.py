@@ -44,12 +44,12 @@ class Batch:
     @property
     def lengths(self):
         """(n,) int array."""
-        return np.diff(self.ends, prepend=-1)
+        return self.ends - self.starts + 1
 
     @property
     def starts(self):
         """(n,) int array: the index of each sequence's first step; an unfinished one at the end is not among them."""
-        return self.ends - self.lengths + 1
+        return np.concatenate([[0], self.ends[:-1] + 1]) if len(self.ends) else self.ends
 
     @property
     def reset(self):

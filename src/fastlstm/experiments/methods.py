@@ -30,12 +30,16 @@ class Engine:
         After n sequences the rate is lr / (1 + n / cool); 0: it stays.
     last : bool
         Learn from each sequence's last target alone.
+    legal : bool
+        Of a grammar's strings: the targets are all symbols that may follow, not the one that does.
     """
 
-    _cool, _last = 0, False
+    _cool, _last, _legal = 0, False, False
 
-    def __init__(self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1, cool=0, last=False):
-        self._cool, self._seen, self._last = cool, 0, last
+    def __init__(
+        self, task, net, optimizer, gradient="truncated-rtrl", update="step", batch=1, cool=0, last=False, legal=False
+    ):
+        self._cool, self._seen, self._last, self._legal = cool, 0, last, legal
         self.net, self._optimizer, self._batch = net, optimizer, batch
         self._frozen = getattr(net, "frozen", np.empty(0, dtype=int))
         self._learner, self._update, self._rate = None, update, optimizer.lr
@@ -54,13 +58,7 @@ class Engine:
 
     def learn(self, batch):
         """Learn from sequences, one after the other; the outputs (T, K) before learning from each target."""
-        if self._cool:
-            self._optimizer.lr = self._rate / (1 + self._seen / self._cool)
-            self._seen += len(batch)
-        if self._last:
-            targets = np.full_like(batch.targets, np.nan)
-            targets[batch.ends] = batch.targets[batch.ends]
-            batch = replace(batch, targets=targets)
+        batch = self._wanted(batch)
         if self._learner is None:
             return self._backpropagate(batch)
         if not self._stepwise:
@@ -72,6 +70,38 @@ class Engine:
             return np.concatenate([self._episode(xs, targets) for xs, targets in batch])
         resets = np.zeros(len(batch.xs), dtype=bool) if batch.continual else batch.reset[:, 0]
         return np.array([self.step(*step) for step in zip(batch.xs, batch.targets, resets.tolist(), strict=True)])
+
+    def _wanted(self, batch):
+        """A batch as it is learnt from, at the rate of now."""
+        if self._cool:
+            self._optimizer.lr = self._rate / (1 + self._seen / self._cool)
+            self._seen += len(batch)
+        if self._legal:
+            return replace(batch, targets=batch.extra.astype(np.float32))
+        if not self._last:
+            return batch
+        targets = np.full_like(batch.targets, np.nan)
+        targets[batch.ends] = batch.targets[batch.ends]
+        return replace(batch, targets=targets)
+
+    def follow(self, batch, tolerance, alone=False):
+        """Learn from streams that end with their first wrong prediction, and begin where a sequence does.
+
+        With `alone`, or a rate that falls within each stream, nothing follows the first one's end. As
+        `fastlstm.OnlineLearner.follow`, outputs (T, K) and which steps were followed.
+        """
+        batch = self._wanted(batch)
+        resets = None if batch.continual else batch.reset[:, 0]
+        if not self._stepwise:
+            starts = np.zeros(len(batch.xs), dtype=bool)
+            starts[batch.starts] = not alone and getattr(self._optimizer, "decay", 1.0) == 1
+            return self._learner.follow(batch.xs, batch.targets, tolerance, starts, resets)
+        ys, followed = np.zeros(batch.targets.shape, dtype=np.float32), np.zeros(len(batch.xs), dtype=bool)
+        for t, (x, target) in enumerate(zip(batch.xs, batch.targets, strict=True)):
+            ys[t], followed[t] = self.step(x, target, resets is not None and bool(resets[t])), True
+            if (~(np.abs(ys[t] - target) < np.float32(tolerance)) & ~np.isnan(target)).any():
+                break
+        return ys, followed
 
     def step(self, x, target, reset=False):
         """Learn from one step; with `reset` a sequence begins. The outputs (K,) before."""
@@ -213,12 +243,12 @@ def _optimizer(net, name, lr, **options):
 
 
 def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sgd", lr=None, decay=None,
-             momentum=None, batch=1, cool=0, last=False, shortcut=False, **network):  # fmt: skip
+             momentum=None, batch=1, cool=0, last=False, legal=False, shortcut=False, **network):  # fmt: skip
     """The paper's network and algorithm; with options, readings of what the paper leaves open, and variations.
 
     Parameters
     ----------
-    gradient, update, batch, cool, last
+    gradient, update, batch, cool, last, legal
         As for `Engine`; after each step by default, with "bptt" after each sequence.
     optimizer : "sgd", "adam" or "rmsprop"
     lr, decay, momentum : float, optional
@@ -236,15 +266,17 @@ def lstm1997(task, rng, *, gradient="truncated-rtrl", update=None, optimizer="sg
         net.last = last
         return net
     if shortcut:
-        if (optimizer, momentum, update, batch, last) != ("sgd", 0.0, None, 1, False):
-            raise ValueError("a shortcut goes with plain gradient descent, and has no update, momentum, batch or last")
+        if (optimizer, momentum, update, batch, last, legal) != ("sgd", 0.0, None, 1, False, False):
+            raise ValueError("a shortcut goes with plain gradient descent alone, without update, momentum, batch, last")
         rate, init = task.rate if lr is None else lr, network.get("init", 0.2)
         return Shortcut(rng, net, rate, 1.0 if decay is None else decay, init, full=gradient == "bptt")
     if update is None:
         update = "sequence" if gradient == "bptt" else "step"
     more = {name: value for name, value in (("decay", decay), ("momentum", momentum)) if value}
     optimizer = _optimizer(net, optimizer, task.rate if lr is None else lr, **more)
-    return Engine(task, net, optimizer, gradient, update, batch, cool, last)
+    if legal and getattr(task, "testing", None) is None:
+        raise ValueError(f"legal is for experiment 1, and {task.name} has no such symbols")
+    return Engine(task, net, optimizer, gradient, update, batch, cool, last, legal)
 
 
 def _modern(cell):

@@ -90,7 +90,6 @@ class ContinualOrder(StreamTask):
     outputs: ClassVar[int] = 8
     steps: ClassVar[int] = 105
     unit: ClassVar[str] = "sequences"
-    last_alone: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.3
     windows: ClassVar[tuple] = ((10, 20), (33, 43), (66, 76))
     cap: ClassVar[int] = 100_000

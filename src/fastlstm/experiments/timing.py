@@ -22,7 +22,7 @@ class Timing(StreamTask):
     outputs: ClassVar[int] = 1
     unit: ClassVar[str] = "sequences"
     output: ClassVar[str | None] = "sigmoid"
-    cap: ClassVar[int] = 1_000_000
+    cap: ClassVar[int] = 10_000_000
     steps: ClassVar[int] = 11
 
     period: int = 10  # F
@@ -34,6 +34,7 @@ class Timing(StreamTask):
     length: int = 100
     test_length: int = 1000
     every: int = 10
+    promising: int = 10
     best: str = "lstm:hidden=16,lr=0.003,gradient=carried-bptt,update=10"
 
     def network(self, rng, **changes):
