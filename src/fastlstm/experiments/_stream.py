@@ -33,14 +33,16 @@ class Source:
 class StreamTask(Task):
     """A task of Gers, Schmidhuber and Cummins (2000) or Gers, Schraudolph and Schmidhuber (2002).
 
-    A training stream ends with the first wrong prediction, which is still learnt from, or when it is `length` long.
-    After `every` training streams, if the latest came to `promising` (which saves hopeless tests), ten test streams are
-    followed, without learning, up to `test_length`. It is solved when all ten are free of errors.
+    A training stream ends with the first wrong prediction, which is still learnt from, or when it is `length` long; if
+    streams are `whole`, only then. After `every` training streams, if the latest came to `promising` without an error
+    (which saves hopeless tests), ten test streams are followed, without learning, up to `test_length`. It is solved
+    when all ten are free of errors.
     """
 
     tolerance: ClassVar[float] = 0.49
     tests: ClassVar[int] = 10
     unit: ClassVar[str] = "steps"  # what lengths count: steps or sequences
+    whole: ClassVar[bool] = False  # of streams of so many sequences
 
     length: int = 100_000
     test_length: int = 100_000
@@ -102,32 +104,51 @@ class StreamTask(Task):
         lengths = np.array([self.walk(learner.runner(), draw) for _ in range(self.tests)])
         return {"length": float(lengths.mean()), "perfect": int(np.sum(lengths == self.test_length))}
 
-    def train(self, learner, rng, most, progress=None):
-        """Train for at most `most` streams; as `Task.train`, where sequences are streams."""
-        draw, test = map(self.source, rng.spawn(2))
-        curve, best, done, steps, found = Curve(), {"length": 0.0, "perfect": 0}, 0, 0, {}
-        came = n = 0  # of the stream under way; sequences in a block that it has for itself, as it goes well
-        learner.begin()
-        while not found and done < most:
+    def _taught(self, learner, draw, most):
+        """Learn from at most `most` streams: yields how far those just ended came, in `unit`, and the steps."""
+        done = came = n = 0  # streams; of the one under way; sequences in a block for it alone, as it goes well
+        while done < most:
+            if not came:
+                learner.begin()
             # A block in which streams may end early has no more sequences than there are streams left until a test.
             room = n or min(self.every - done % self.every, most - done)
             block = draw(room)
             batch = self._within(block, came, self.length)
             alone = n > 0 or len(batch.xs) < len(block.xs)
             ys, followed = learner.follow(batch, self.tolerance, alone)
+            draw.back(int(np.sum(block.starts > np.flatnonzero(followed)[-1])))
             wrong, begun = self._streams(batch, ys, followed)
             ends = np.append(wrong, len(ys) if begun[-1] < len(ys) else [])
             lengths = self._lengths(batch, begun[: len(ends)], ends)
-            draw.back(int(np.sum(block.starts > np.flatnonzero(followed)[-1])))
             lengths[:1] += came
-            steps += int(followed.sum())
             came = int(lengths[-1]) if len(ends) > len(wrong) else 0
             ended = lengths[: len(wrong)].tolist()
             n = 0 if ended else min(2 * room, MOST)
             if came == self.length:  # without an error
                 ended, came, n = [*ended, came], 0, 0
-            if not came:
-                learner.begin()
+            done += len(ended)
+            yield ended, int(followed.sum())
+
+    def _taught_whole(self, learner, draw, most):
+        """As `_taught`, of streams that do not end with an error: how far they came before the first one."""
+        for _ in range(most):
+            learner.begin()
+            came, right, left, steps = 0, True, self.length, 0
+            while left:
+                batch = draw(left)
+                ys = learner.learn(batch)
+                wrong, _ = self._streams(batch, ys, np.ones(len(ys), dtype=bool))
+                if right:
+                    came += int(self._lengths(batch, 0, wrong[0] if len(wrong) else len(ys)))
+                right, left, steps = right and not len(wrong), left - len(batch), steps + len(ys)
+            yield [came], steps
+
+    def train(self, learner, rng, most, progress=None):
+        """Train for at most `most` streams; as `Task.train`, where sequences are streams."""
+        draw, test = map(self.source, rng.spawn(2))
+        curve, best, done, steps, found = Curve(), {"length": 0.0, "perfect": 0}, 0, 0, {}
+        for ended, more in (self._taught_whole if self.whole else self._taught)(learner, draw, most):
+            steps += more
             if not ended:
                 continue
             done += len(ended)
@@ -137,7 +158,7 @@ class StreamTask(Task):
                 best = max(best, result, key=lambda figures: figures["length"])
                 if result["perfect"] == self.tests:
                     found["perfect"] = {"sequences": done} | result
-            if progress and progress(done, ended[-1]):
+            if found or (progress and progress(done, ended[-1])):
                 break
         result = {"success": bool(found), "sequences": done, "steps": steps, "milestones": found}
         return result | {"best length": best["length"], "curve": curve.points()}, learner

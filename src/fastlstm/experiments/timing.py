@@ -37,14 +37,14 @@ class Timing(StreamTask):
     promising: int = 10
     best: str = "lstm:hidden=16,lr=0.003,gradient=carried-bptt,update=10"
 
-    def network(self, rng, **changes):
-        """Gates see the cell's state; g and h are the identity."""
+    def network(self, rng, igb=0.0, forget=2.0, ogb=-2.0, **changes):
+        """Gates see the cell's state; g and h are the identity. `igb`, `forget`, `ogb`: the gates' biases at first."""
         cell = {"peepholes": True, "input_activation": "identity", "output_activation": "identity", "bias": "single"}
         net = fl.Sequential(fl.LSTM(1, 1, seed=0, **(cell | changes)), fl.Linear(1, 1, activation=self.output, seed=0))
         weights = net.state_dict()
         for name in sorted(weights):
             weights[name] = rng.uniform(-0.1, 0.1, weights[name].shape).astype(np.float32)
-        weights["0.bias_ih_l0"][[0, 1, 3]] = 0.0, -2.0, 2.0  # input, forget and output gate
+        weights["0.bias_ih_l0"][[0, 1, 3]] = igb, forget, ogb
         net.load_state_dict(weights)
         return net
 
