@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
+import fastlstm as fl
 from fastlstm import experiments
 from fastlstm.experiments import noise, order, reber, timing
 from fastlstm.experiments._task import Batch, Curve, Task
 from fastlstm.experiments.catalogue import find, method
+from fastlstm.experiments.report import _by_gate, _gates
 
 
 def rng(seed=0):
@@ -365,8 +367,9 @@ def test_methods_for_one_training_set_say_so():
     for text in ("rcc", "hmm"):
         with pytest.raises(ValueError, match="has none"):
             experiments.trial(task("4-1"), text, most=1)
-    with pytest.raises(ValueError, match="no end to wait for"):
-        experiments.trial(task("cerg-3"), "lstm", most=1)
+    for text in ("lstm", "elman"):
+        with pytest.raises(ValueError, match="no end to wait for"):
+            experiments.trial(task("cerg-3"), text, most=1)
     with pytest.raises(ValueError, match="2a and 2b"):
         experiments.trial(task("4-1"), "chunker", most=1)
 
@@ -451,7 +454,7 @@ def test_streams_are_followed_as_by_hand(name, text, wide, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cerg-1", "cerg-4", "cnto-2", "msd", "gts", "pfg-1"])
-@pytest.mark.parametrize("text", ["lstm1997", "best"])
+@pytest.mark.parametrize("text", ["lstm1997", "best", "rtrl:hidden=2,lr=0.1"])
 def test_continual_tasks_run(name, text):
     result, _ = experiments.trial(task(name), text, 0, 0, 3)
     assert result["sequences"] == 3 and result["steps"] >= 3 and result["best length"] >= 0
@@ -461,6 +464,27 @@ def test_continual_tasks_run(name, text):
 def test_continual_tasks_run_with_shortcuts(name):
     result, learner = experiments.trial(task(name), "lstm1997:shortcut=True,decay=0.99", 0, 0, 3)
     assert result["sequences"] == 3 and np.isfinite(learner._out).all()
+
+
+@pytest.mark.parametrize("peepholes", [False, True])
+@pytest.mark.parametrize("size", [1, 2])
+def test_gates_of_the_plots_are_those_of_the_net(peepholes, size):
+    lstm = fl.LSTM(3, 4, block_size=size, peepholes=peepholes, gate_recurrence=True, seed=1)
+    if peepholes:
+        lstm.weight_peephole_l0 = rng(2).normal(size=lstm.weight_peephole_l0.shape).astype("f4")
+    stream, blocks = lstm.stream(), 4 // size
+    cells = slice(2 * blocks, 2 * blocks + 4)  # after the rows of input and forget gates
+    for x in rng(3).normal(size=(5, 3)).astype("f4"):
+        before = stream.state
+        net = lstm.weight_ih_l0 @ x + lstm.weight_hh_l0 @ np.ravel(before[0]) + lstm.bias_ih_l0 + lstm.bias_hh_l0
+        net = net + lstm.weight_gh_l0 @ np.ravel(before.gates)
+        h = stream.step(x)
+        after = stream.state
+        gates = _by_gate(lstm, _gates(lstm, x, before, np.ravel(after[1]))[None])
+        i, f, o = (np.repeat(gates[name][0], size) for name in ("input gates", "forget gates", "output gates"))
+        c = f * np.ravel(before[1]) + i * np.tanh(net[cells])
+        assert np.allclose(c, np.ravel(after[1]), atol=1e-6)
+        assert np.allclose(o * np.tanh(c), h, atol=1e-6)
 
 
 def test_a_stream_that_is_never_wrong_ends_at_its_limit():

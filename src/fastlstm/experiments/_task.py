@@ -60,6 +60,11 @@ class Batch:
         reset[0] = reset[self.ends + 1] = True
         return reset[:-1]
 
+    @property
+    def resets(self):
+        """(T,) bool array: as `reset`, nowhere true in a continual stream."""
+        return np.zeros(len(self.xs), dtype=bool) if self.continual else self.reset[:, 0]
+
     def part(self, first, last):
         """Sequences `first` to `last` - 1, as a Batch."""
         starts = self.starts

@@ -12,6 +12,16 @@ from fastlstm.experiments._shortcut import sigmoid
 OPTIMIZERS = {"sgd": fl.SGD, "adam": fl.Adam, "rmsprop": fl.RMSprop}
 
 
+def follow_by_steps(learner, batch, tolerance, alone=True):
+    """`Engine.follow` of a learner that has ``step(x, target, reset)``: nothing follows the first stream's end."""
+    ys, followed = np.zeros(batch.targets.shape, dtype=np.float32), np.zeros(len(batch.xs), dtype=bool)
+    for t, (x, target, reset) in enumerate(zip(batch.xs, batch.targets, batch.resets.tolist(), strict=True)):
+        ys[t], followed[t] = learner.step(x, target, reset), True
+        if (~(np.abs(ys[t] - target) < np.float32(tolerance)) & ~np.isnan(target)).any():
+            break
+    return ys, followed
+
+
 class Engine:
     """A network of the engine that learns sequence by sequence.
 
@@ -68,8 +78,7 @@ class Engine:
             return ys
         if self._update == "sequence":
             return np.concatenate([self._episode(xs, targets) for xs, targets in batch])
-        resets = np.zeros(len(batch.xs), dtype=bool) if batch.continual else batch.reset[:, 0]
-        return np.array([self.step(*step) for step in zip(batch.xs, batch.targets, resets.tolist(), strict=True)])
+        return np.array([self.step(*step) for step in zip(batch.xs, batch.targets, batch.resets.tolist(), strict=True)])
 
     def _wanted(self, batch):
         """A batch as it is learnt from, at the rate of now."""
@@ -91,17 +100,11 @@ class Engine:
         `fastlstm.OnlineLearner.follow`, outputs (T, K) and which steps were followed.
         """
         batch = self._wanted(batch)
-        resets = None if batch.continual else batch.reset[:, 0]
-        if not self._stepwise:
-            starts = np.zeros(len(batch.xs), dtype=bool)
-            starts[batch.starts] = not alone and getattr(self._optimizer, "decay", 1.0) == 1
-            return self._learner.follow(batch.xs, batch.targets, tolerance, starts, resets)
-        ys, followed = np.zeros(batch.targets.shape, dtype=np.float32), np.zeros(len(batch.xs), dtype=bool)
-        for t, (x, target) in enumerate(zip(batch.xs, batch.targets, strict=True)):
-            ys[t], followed[t] = self.step(x, target, resets is not None and bool(resets[t])), True
-            if (~(np.abs(ys[t] - target) < np.float32(tolerance)) & ~np.isnan(target)).any():
-                break
-        return ys, followed
+        if self._stepwise:
+            return follow_by_steps(self, batch, tolerance)
+        starts = np.zeros(len(batch.xs), dtype=bool)
+        starts[batch.starts] = not alone and getattr(self._optimizer, "decay", 1.0) == 1
+        return self._learner.follow(batch.xs, batch.targets, tolerance, starts, batch.resets)
 
     def step(self, x, target, reset=False):
         """Learn from one step; with `reset` a sequence begins. The outputs (K,) before."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlstm.experiments._stream import StreamTask
 from fastlstm.experiments.catalogue import METHODS, TASKS, find, method
 from fastlstm.experiments.runner import load
 
@@ -232,14 +233,14 @@ def activity(result, path):
         values[name] = flat[at : at + array.size].reshape(array.shape)
         at += array.size
     net.load_state_dict(values)
-    batch = task.draw(np.random.default_rng(1), 1, test=True)
+    batch = task.draw(np.random.default_rng(1), 3 if isinstance(task, StreamTask) else 1, test=True)
     body, ys, states, gates = net[0], [], [], []
     stream = net.stream()
     for x in batch.xs:
         before = stream.state
         ys.append(stream.step(x))
-        states.append(np.ravel(stream.state[0][1]) if body.__class__.__name__.startswith("LSTM") else None)
-        gates.append(_gates(body, x, before[0]))
+        states.append(np.ravel(stream.state[0][1]))
+        gates.append(_gates(body, x, before[0], states[-1]))
     error = np.where(np.isnan(batch.targets), 0, np.array(ys) - batch.targets).astype(np.float32)
     _, _, backward = net.forward(batch.xs)
     flow = np.linalg.norm(backward(error)[0], axis=1)
@@ -264,16 +265,20 @@ def activity(result, path):
     _save(figure, path)
 
 
-def _gates(body, x, state):
-    """All gate activations of an LSTM layer's next step, computed from its weights: (gates * blocks,)."""
+def _gates(body, x, state, cells):
+    """All gate activations of an LSTM layer's step from `state` to the cell states `cells`: (gates * blocks,)."""
     net = body.weight_ih_l0 @ x + body.weight_hh_l0 @ np.ravel(state[0])
     if body.gate_recurrence:
         net = net + body.weight_gh_l0 @ np.ravel(state.gates)
     for name in ("bias_ih_l0", "bias_hh_l0"):
         if name in body._shapes:
             net = net + getattr(body, name)
-    kept = np.concatenate([np.arange(first, last) for _, first, last in _gate_rows(body)])
-    return 1 / (1 + np.exp(-net[kept]))
+    rows = _gate_rows(body)
+    kept = net[np.concatenate([np.arange(first, last) for _, first, last in rows])]
+    if body.peepholes:
+        seen = np.array([cells if name == "output gates" else np.ravel(state[1]) for name, _, _ in rows])
+        kept += (body.weight_peephole_l0 * seen).reshape(len(kept), body.block_size).sum(axis=1)
+    return 1 / (1 + np.exp(-kept))
 
 
 def _gate_rows(body):

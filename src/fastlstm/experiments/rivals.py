@@ -10,7 +10,7 @@ import numpy as np
 import fastlstm as fl
 from fastlstm.experiments._shortcut import ShortcutNet, sigmoid
 from fastlstm.experiments.cascade import Cascade
-from fastlstm.experiments.methods import Engine, rnn
+from fastlstm.experiments.methods import Engine, follow_by_steps, rnn
 
 
 class Elman:
@@ -29,6 +29,10 @@ class Elman:
 
     weights = property(lambda self: self.net.parameters.size)
     predict, _read = Engine.predict, Engine._read
+
+    def begin(self):
+        """A stream would begin."""
+        raise ValueError("a stream has no end to wait for, and Elman's net learns from whole sequences")
 
     def learn(self, batch):
         """Learn from sequences, one after the other; the outputs (T, K) before."""
@@ -58,25 +62,48 @@ class RealTime:
     def __init__(self, rng, inputs, hidden, outputs, lr, init):
         self._n, self._outputs, self._lr = hidden + outputs, outputs, lr
         self._w = rng.uniform(-init, init, (self._n, self._n + inputs))
+        self.begin()
 
     weights = property(lambda self: self._w.size)
+    follow = follow_by_steps
+
+    def begin(self):
+        """A sequence or a stream begins."""
+        self._y, self._p = np.zeros(self._n), np.zeros((self._n, self._w.size))
 
     def learn(self, batch):
         """Learn from sequences, one after the other; the outputs (T, K) before each update."""
-        n, w, unit = self._n, self._w, np.arange(self._n)
-        ys = []
-        for xs, targets in batch:
-            y, p = np.zeros(n), np.zeros((n, w.size))
-            for x, target in zip(xs, targets, strict=True):
-                z = np.concatenate([y, x])
-                y = sigmoid(w @ z)
-                p = w[:, :n] @ p
-                p.reshape(n, n, -1)[unit, unit] += z  # the explicit part: w_kj sees z_j
-                p *= (y * (1 - y))[:, None]
+        steps = zip(batch.xs, batch.targets, batch.resets.tolist(), strict=True)
+        return np.array([self.step(*step) for step in steps], dtype=np.float32)
+
+    def step(self, x, target, reset=False):
+        """Learn from one step; with `reset` a sequence begins. The outputs (K,) before."""
+        if reset:
+            self.begin()
+        n, w, p, unit = self._n, self._w, self._p, np.arange(self._n)
+        z = np.concatenate([self._y, x])
+        self._y = y = sigmoid(w @ z)
+        self._p = p = w[:, :n] @ p
+        p.reshape(n, n, -1)[unit, unit] += z  # the explicit part: w_kj sees z_j
+        p *= (y * (1 - y))[:, None]
+        out = y[-self._outputs :]
+        if not np.isnan(target).any():
+            w += self._lr * ((target - out) @ p[-self._outputs :]).reshape(w.shape)
+        return out
+
+    def runner(self):
+        """As `Engine.runner`."""
+        y = np.zeros(self._n)
+
+        def run(batch):
+            nonlocal y
+            ys = []
+            for x, reset in zip(batch.xs, batch.resets.tolist(), strict=True):
+                y = sigmoid(self._w @ np.concatenate([np.zeros(self._n) if reset else y, x]))
                 ys.append(y[-self._outputs :])
-                if not np.isnan(target).any():
-                    w += self._lr * ((target - ys[-1]) @ p[-self._outputs :]).reshape(w.shape)
-        return np.array(ys, dtype=np.float32)
+            return np.array(ys, dtype=np.float32)
+
+        return run
 
     def predict(self, batch):
         """The outputs (T, K)."""
