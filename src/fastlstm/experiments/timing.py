@@ -97,14 +97,24 @@ class Periodic(Timing):
         return Batch(np.zeros_like(targets), targets, np.arange(1, n + 1) * self.period - 1, continual=True)
 
 
+class Closer(Periodic):
+    """Within half the tolerance."""
+
+    tolerance: ClassVar[float] = 0.15
+
+
 TASKS = (
     Timing("msd", "intervals of 10 or 11 steps, one after the other"),
     Timing("nmsd", "single intervals of 10 or 11 steps", reset=True, momentum=0.99),
     Generate("gts", "spikes 10 or 11 steps apart", momentum=0.999),
     Periodic("pfg-1", "cosine, period 10", paper=(Published("lstm1997", None, None, label="solved"),)),
-    Periodic(
-        "pfg-2", "cosine, period 25", period=25, paper=(Published("lstm1997", 2_704_000, None, label="RMSE 0.086"),)
-    ),
+    Periodic("pfg-2", "cosine, period 25", period=25, paper=(Published("lstm1997", None, None, label="RMSE 0.17"),)),
     Periodic("pfg-3", "triangle, period 10", shape="triangle"),
     Periodic("pfg-4", "rectangle, period 10", shape="rectangle"),
+    Closer(
+        "pfg-5",
+        "cosine, period 25, within 0.15",
+        period=25,
+        paper=(Published("lstm1997", 2_704_000, None, label="RMSE 0.086"),),
+    ),
 )
