@@ -367,6 +367,8 @@ def test_methods_for_one_training_set_say_so():
     for text in ("rcc", "hmm"):
         with pytest.raises(ValueError, match="has none"):
             experiments.trial(task("4-1"), text, most=1)
+    with pytest.raises(ValueError, match="sequences that end"):
+        experiments.trial(task("cerg-3"), "lstm1997:last=True", most=1)
     for text in ("lstm", "elman"):
         with pytest.raises(ValueError, match="no end to wait for"):
             experiments.trial(task("cerg-3"), text, most=1)

@@ -99,6 +99,8 @@ class Engine:
         With `alone`, or a rate that falls within each stream, nothing follows the first one's end. As
         `fastlstm.OnlineLearner.follow`, outputs (T, K) and which steps were followed.
         """
+        if self._last:
+            raise ValueError("last is for sequences that end, and a stream is followed from target to target")
         batch = self._wanted(batch)
         if self._stepwise:
             return follow_by_steps(self, batch, tolerance)
