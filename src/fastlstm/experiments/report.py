@@ -214,7 +214,9 @@ def curves(page, results, path):
 
 
 def activity(result, path):
-    """Plot what a trained net does in one sequence: inputs, gates, cell states, outputs, and the error that comes back.
+    """Plot what a trained net does in a sequence, or in three of a stream.
+
+    Inputs, gates, cell states, outputs, and the error that comes back.
 
     Parameters
     ----------
@@ -354,7 +356,7 @@ def report(directory, plots=True):
                 if cell == "lstm1997" and result["success"] and "parameters" in result:
                     name = f"{page}-activity-{result['task']}.svg"
                     activity(result, directory / name)
-                    made += ["", f"![what the net of {result['task']} does in one sequence]({name})"]
+                    made += ["", f"![what the net of {result['task']} does]({name})"]
                     written.append(directory / name)
                     break
         task = next(task for task in TASKS if task.experiment == page)
