@@ -1,5 +1,6 @@
 """The experiments of the 1997 paper: sequences, networks, stop criteria, trials."""
 
+import copy
 import dataclasses
 import json
 import re
@@ -487,6 +488,15 @@ def test_gates_of_the_plots_are_those_of_the_net(peepholes, size):
         c = f * np.ravel(before[1]) + i * np.tanh(net[cells])
         assert np.allclose(c, np.ravel(after[1]), atol=1e-6)
         assert np.allclose(o * np.tanh(c), h, atol=1e-6)
+
+
+def test_a_copy_of_a_net_with_shortcuts_learns_by_itself():
+    its = task("cerg-1")
+    _, learner = experiments.trial(its, "lstm1997:shortcut=True", 0, 0, 3)
+    batch = its.source(rng(5))(3)
+    copied = copy.deepcopy(learner)
+    assert np.array_equal(learner.learn(batch), copied.learn(batch))
+    assert np.array_equal(learner.net.parameters, copied.net.parameters)
 
 
 def test_a_stream_that_is_never_wrong_ends_at_its_limit():

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fastlstm.experiments._task import Curve, Task
+from fastlstm.experiments._task import Curve, Task, off
 
 MOST = 256  # sequences in a block
 
@@ -55,7 +55,7 @@ class StreamTask(Task):
 
     def wrong(self, batch, ys):
         """(T,) bool: whether an output with a target is off by the tolerance or more, or NaN."""
-        return (~(np.abs(ys - batch.targets) < np.float32(self.tolerance)) & ~np.isnan(batch.targets)).any(axis=-1)
+        return off(ys, batch.targets, self.tolerance)
 
     def _within(self, batch, came, limit):
         """As much of a block as a stream that came so far may still have."""
@@ -92,7 +92,7 @@ class StreamTask(Task):
         while came < self.test_length:
             batch = self._within(draw(n), came, self.test_length)
             ys = run(batch)
-            wrong, _ = self._streams(batch, ys, np.ones(len(ys), dtype=bool))
+            wrong = np.flatnonzero(self.wrong(batch, ys))
             came += int(self._lengths(batch, 0, wrong[0] if len(wrong) else len(ys)))
             if len(wrong):
                 break
@@ -137,7 +137,7 @@ class StreamTask(Task):
             while left:
                 batch = draw(left)
                 ys = learner.learn(batch)
-                wrong, _ = self._streams(batch, ys, np.ones(len(ys), dtype=bool))
+                wrong = np.flatnonzero(self.wrong(batch, ys))
                 if right:
                     came += int(self._lengths(batch, 0, wrong[0] if len(wrong) else len(ys)))
                 right, left, steps = right and not len(wrong), left - len(batch), steps + len(ys)

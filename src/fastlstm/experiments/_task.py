@@ -104,6 +104,11 @@ class Batch:
         return self._rows(rows, ends)
 
 
+def off(ys, targets, tolerance):
+    """Whether an output (..., K) with a target is off by the tolerance or more, or NaN: (...) bool, as C has it."""
+    return (~(np.abs(ys - targets) < np.float32(tolerance)) & ~np.isnan(targets)).any(axis=-1)
+
+
 def at_the_end(xs, lengths, last):
     """A Batch of sequences in a stream `xs` whose only target, a row of `last` (n, K), stands at the end."""
     ends = np.cumsum(lengths) - 1
