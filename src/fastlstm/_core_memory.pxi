@@ -82,31 +82,29 @@ cdef enum:
 @cython.final
 @cython.no_gc
 cdef class Pool:
-    """Of each kind the block that was freed last: new pages would cost as much as the work of a short call."""
-    cdef void *block[KINDS]
-    cdef size_t size[KINDS]
+    """Of each kind the array that was freed last: new pages would cost as much as the work of a short call.
 
-    def __dealloc__(self):
-        for kind in range(KINDS):
-            PyMem_RawFree(self.block[kind])
+    They are NumPy's: on Linux it asks for huge pages where an array is large."""
+    cdef list freed
+
+    def __cinit__(self):
+        self.freed = [None] * KINDS
 
     cdef take(self, int kind, Py_ssize_t size, cnp.dtype dtype):
         """1-D array of `size` elements on a 64-byte boundary, with anything in it."""
         cdef cnp.npy_intp shape[1]
+        cdef cnp.ndarray memory = self.freed[kind]
         if size < 0:
             raise ValueError("a size does not fit into memory")
-        cdef size_t wanted = size * dtype.itemsize + 64
+        cdef cnp.npy_intp wanted = size * dtype.itemsize + 64
+        self.freed[kind] = None
+        if memory is None or cnp.PyArray_SIZE(memory) < wanted or cnp.PyArray_SIZE(memory) // 2 > wanted:  # twice as much would be a waste
+            memory = None
+            memory = cnp.PyArray_EMPTY(1, &wanted, cnp.NPY_UINT8, 0)
         cdef Block block = Block.__new__(Block)
-        if self.size[kind] < wanted or self.size[kind] / 2 > wanted:  # twice as much would be a waste
-            PyMem_RawFree(self.block[kind])
-            self.block[kind], self.size[kind] = PyMem_RawMalloc(wanted), wanted
-            if self.block[kind] == NULL:
-                self.size[kind] = 0
-                raise MemoryError
-        block.pool, block.kind, block.start, block.size = self, kind, self.block[kind], self.size[kind]
-        self.block[kind], self.size[kind] = NULL, 0
+        block.pool, block.kind, block.memory = self, kind, memory
         shape[0] = size
-        array = cnp.PyArray_SimpleNewFromData(1, shape, dtype.num, <void *>((<size_t>block.start + 63) & ~<size_t>63))
+        array = cnp.PyArray_SimpleNewFromData(1, shape, dtype.num, <void *>((<size_t>data(memory) + 63) & ~<size_t>63))
         cnp.set_array_base(array, block)
         return array
 
@@ -117,10 +115,8 @@ cdef class Block:
     """Goes back to its pool with the last array that uses it."""
     cdef Pool pool
     cdef int kind
-    cdef void *start
-    cdef size_t size
+    cdef cnp.ndarray memory
 
     def __dealloc__(self):
         if self.pool is not None:
-            PyMem_RawFree(self.pool.block[self.kind])
-            self.pool.block[self.kind], self.pool.size[self.kind] = self.start, self.size
+            self.pool.freed[self.kind] = self.memory

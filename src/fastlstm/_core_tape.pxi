@@ -59,8 +59,8 @@ cdef class Tape:
         has_pool |= self.threads > 1
         return self.network.pool.take(SCRATCH, self.scratch_size, self.network.dtype)
 
-    def forward(self, y, state):
-        """Fill y; `state` is read and written."""
+    def forward(self, y, state, bint polled=True):
+        """Fill y; `state` is read and written. Ctrl-C is answered at the end if not `polled`."""
         cdef fastlstm_status status
         cdef list raised = []
         cdef void *holder = <void *>raised
@@ -71,14 +71,15 @@ cdef class Tape:
         cdef void *work = data(scratch)
         self.batch.y, self.batch.state = self.rows(y, n.output_size, &self.batch.y_step, &self.batch.y_lane), data(state)
         with nogil:
-            status = fastlstm_training_forward(n.engine, n.layers, n.n_layers, weights, &self.batch, tape, work, self.threads, poll, holder)
+            status = fastlstm_training_forward(n.engine, n.layers, n.n_layers, weights, &self.batch, tape, work, self.threads,
+                                               <fastlstm_poll>poll if polled else NULL, holder)
         self.batch.y = self.batch.state = tape  # not needed any more, but no pointer may be NULL
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)
 
-    def backward(self, dy, dx, dstate, gradient=None):
-        """The gradient, a flat array like the parameters, added to `gradient` if given; fills dx (or None) and replaces
+    def backward(self, dy, dx, dstate, gradient, bint polled=True):
+        """The gradient, a flat array like the parameters, added to `gradient` if that is not None; fills dx (or None) and replaces
         `dstate` by its initial value."""
         cdef fastlstm_status status
         cdef list raised = []
@@ -101,7 +102,7 @@ cdef class Tape:
         cdef void *state = data(dstate)
         with nogil:
             status = fastlstm_backward(n.engine, n.layers, n.n_layers, weights, &self.batch, before, tape, error, inputs, state, out, add, work,
-                                       self.threads, poll, holder)
+                                       self.threads, <fastlstm_poll>poll if polled else NULL, holder)
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)

@@ -11,6 +11,7 @@ from fastlstm._stream import Stream
 
 COMPACT = {"float16": (1, 65504.0), "int8": (2, 2.0**126)}  # stored weights: format and largest element
 MOST_INT8_SOURCES = 2**17
+BRIEF = 2**28  # multiply-adds forward, some hundredths of a second back: Ctrl-C can wait, and sums go straight into `grad`
 
 
 class State(tuple):
@@ -68,20 +69,19 @@ class _Spans:
             self.tape = self._open(begin, end)
             self.tape.forward(y, state)
 
-    def backward(self, dy, dx, dstate):
+    def backward(self, dy, dx, dstate, gradient, polled=True):
         if dx is not None:
             self._clear(dx)
-        gradient = None
         for begin, end in self.spans:
             tape, self.tape = self.tape, None
-            if gradient is not None:
+            if begin != self.spans[0][0]:
                 shape = list(dy.shape)
                 shape[1 if self.batch_first else 0] = end - begin
                 tape = self._open(begin, end)
-                tape.forward(np.empty(shape, dy.dtype), self.states[begin].copy())
+                tape.forward(np.empty(shape, dy.dtype), self.states[begin].copy(), polled)
             elif tape is None:
                 raise RuntimeError("backward was called before: a forward call has one gradient")
-            gradient = tape.backward(dy, dx, dstate, gradient)
+            gradient = tape.backward(dy, dx, dstate, gradient, polled)
             tape = None
         return gradient
 
@@ -404,9 +404,11 @@ class Layer:
             if dstate is not None:
                 self._fill_state(d_flat, lanes, dstate)
             dx = np.empty_like(x) if as_flag(need_dx, "need_dx") else None
-            gradient = tape.backward(error.reshape(y.shape), dx, d_flat)
             grad = self.grad
-            grad += gradient
+            if steps * lanes * self._network.n_packed < BRIEF:
+                tape.backward(error.reshape(y.shape), dx, d_flat, grad, polled=False)
+            else:
+                grad += tape.backward(error.reshape(y.shape), dx, d_flat, None)
             return (dx[:, 0] if single and need_dx else dx), self._state_of(d_flat)
 
         return (y[:, 0] if single else y), self._state_of(flat), backward
