@@ -1,8 +1,13 @@
-/* What a core can do: multiply-adds, products of matrices, waiting, and reads. limits.py compiles this for the machine at hand.
+/* What a core can do: multiply-adds, products of matrices, waiting, reads, and widening of halves. limits.py compiles this for the machine at hand.
 
    Vectors are the compiler's own, as wide as the machine's registers, so one source serves all instruction sets.
    That they are multiply-adds is left to the compiler too (-ffp-contract=fast, no other relaxation). */
 #include <stddef.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #if defined(__AVX512F__)
 #define BYTES 64
@@ -119,3 +124,35 @@ unsigned limits_read(const void *from, size_t bytes, long times) {
     for (int k = 0; k < 8; k++) sum += s[k];
     return sum[0];
 }
+
+/* Widen float16 numbers from the first-level cache and multiply-add each: how many in one of the `times`; 0: this is not known here. */
+enum { HALVES = 4096 };
+#if defined(__AVX512F__)
+#define WIDENED(p) ((floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
+#elif defined(__F16C__) && defined(__AVX__)
+#define WIDENED(p) ((floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
+#elif defined(__aarch64__)
+#define WIDENED(p) ((floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))))
+#endif
+#ifdef WIDENED
+long limits_half_count(void) { return HALVES; }
+
+float limits_half(const unsigned short *from, long times, float factor) {
+    floats a[8] = {{0}}, f = {0}, sum = {0};
+    f += factor;
+    for (long t = 0; t < times; t++) {
+        for (size_t i = 0; i < HALVES; i += 8 * BYTES / 4)
+            UNROLL for (int k = 0; k < 8; k++) a[k] += f * WIDENED(from + i + k * BYTES / 4);
+        __asm__ volatile("" : : "r"(from) : "memory");
+    }
+    for (int k = 0; k < 8; k++) sum += a[k];
+    return sum[0];
+}
+#else
+long limits_half_count(void) { return 0; }
+
+float limits_half(const unsigned short *from, long times, float factor) {
+    (void)from, (void)times;
+    return factor;
+}
+#endif

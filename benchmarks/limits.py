@@ -1,9 +1,10 @@
 """What this machine can do at all: `python benchmarks/limits.py [--threads N]`; needs a C compiler.
 
 The peak rate of float32 multiply-adds in registers, that of matrix products from the first-level cache, how long a
-chain of operations takes that wait for one another, and how fast caches and memory are read, measured by `limits.c`
-compiled for the machine at hand. One measure is short, to be repeated between the rounds of a benchmark: on a shared
-machine the clock swings, and only what was measured at the same time can be compared. `peers.py` does that.
+chain of operations takes that wait for one another, how fast caches and memory are read and float16 numbers widened,
+measured by `limits.c` compiled for the machine at hand. One measure is short, to be repeated between the
+rounds of a benchmark: on a shared machine the clock swings, and only what was measured at the same time can be
+compared. `peers.py` does that.
 """
 
 import argparse
@@ -41,7 +42,8 @@ class Limits:
         self._pool = ThreadPoolExecutor(threads)
         self._start = threading.Barrier(threads)
         self._buffers = [aligned(KB) for _ in range(threads)]
-        self._tiles = [aligned(4 * self._library.limits_product_size()) for _ in range(threads)]
+        tile = max(4 * self._library.limits_product_size(), 2 * self._library.limits_half_count())
+        self._tiles = [aligned(tile) for _ in range(threads)]
         self._times = {}  # what is measured -> repeats that last `SECONDS`
 
     def fma(self):
@@ -67,6 +69,15 @@ class Limits:
             self._library.limits_chain(times, fmas, self._tiles[thread].ctypes.data)
 
         return self._rate(("chain", fmas), work, 1)
+
+    def half(self):
+        """Billions of float16 numbers a second, widened and multiplied; infinite where it cannot be measured."""
+        count = self._library.limits_half_count()
+
+        def work(thread, times):
+            self._library.limits_half(self._tiles[thread].ctypes.data, times, 0.5)
+
+        return self._rate("half", work, count * self.threads) if count else float("inf")
 
     def read(self, size):
         """GB/s of reading `size` bytes over and over, each thread its share."""
@@ -123,6 +134,9 @@ def compiled():
     library.limits_product.restype = None
     library.limits_chain.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
     library.limits_chain.restype = ctypes.c_float
+    library.limits_half_count.restype = ctypes.c_long
+    library.limits_half.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_float]
+    library.limits_half.restype = ctypes.c_float
     library.limits_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
     return library
 
@@ -175,17 +189,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=20, help="measures of each; the best counts (20)")
     options = parser.parse_args()
     limits, buffers = Limits(options.threads), level_buffers()
-    best = dict.fromkeys(["fma", "product", "chain", *buffers], 0.0)
+    best = dict.fromkeys(["fma", "product", "chain", "half", *buffers], 0.0)
     for _ in range(options.rounds):
         best["fma"] = max(best["fma"], limits.fma())
         best["product"] = max(best["product"], limits.product())
         best["chain"] = max(best["chain"], limits.chain(CHAIN))
+        best["half"] = max(best["half"], limits.half())
         for level, size in buffers.items():
             best[level] = max(best[level], limits.read(size * options.threads if level != "memory" else size))
     print(f"| limit, {options.threads} thread{'s' * (options.threads > 1)} | best of {options.rounds} |\n|---|---|")
     print(f"| float32 multiply-add | {best['fma']:.0f} GFLOP/s |")
     print(f"| float32 matrix product from L1 | {best['product']:.0f} GFLOP/s |")
     print(f"| {CHAIN} multiply-adds and 2 divisions in a row | {1 / best['chain']:.0f} ns |")
+    print(f"| float16 widened and multiplied, from L1 | {best['half']:.1f} billion/s |")
     for level, size in buffers.items():
         print(f"| read from {level} ({size / KB:.0f} kB) | {best[level]:.1f} GB/s |")
 

@@ -478,8 +478,9 @@ def measure(engines, measures, effort, threads):
 TAIL = 9 + 2 + 10 + 1 - 2
 
 
-def step_stages(sources, size, times=1):
-    """The stages of so many steps of a lane alone, whose weights of `sources` have so many bytes.
+def step_stages(sources, size, times=1, more=None):
+    """The stages of so many steps of a lane alone, whose weights of `sources` have so many bytes; `more`: their other
+    needs, at the same time.
 
     Weights that do not fit into half of the first-level cache come from the second, and what follows the sums waits for
     them; otherwise it waits for sums of at most 64 in a row.
@@ -488,8 +489,8 @@ def step_stages(sources, size, times=1):
 
     level1 = cache_sizes()[1]
     if size <= level1 / 2:
-        return [{f"chain {min(sources, 64) + TAIL}": times, f"read {size}": times * size}]
-    return [{f"read {max(size, 2 * level1)}": times * size}, {f"chain {TAIL}": times}]
+        return [{f"chain {min(sources, 64) + TAIL}": times, f"read {size}": times * size} | (more or {})]
+    return [{f"read {max(size, 2 * level1)}": times * size} | (more or {}), {f"chain {TAIL}": times}]
 
 
 ACTIVATION = 22  # multiply-adds that a sigmoid or tanh of float32 precision takes besides its division
@@ -499,21 +500,28 @@ def needs(work, engine, valid):
     """What a call needs at least, whoever computes it: a list of stages, one after the other.
 
     A stage has amounts, in billions, by the name of the limit that bounds them: calls from Python ("call"), steps of so
-    many multiply-adds in a row ("chain N"), floating-point operations of products ("product") and of activations
-    ("fma"), and bytes, where so many are read over and over ("read N"). Within a stage they overlap.
+    many multiply-adds in a row ("chain N"), floating-point operations of products ("product"), of activations or of all
+    that a step does ("fma"), float16 weights to be widened ("half"), and bytes, where so many are read over and over
+    ("read N"). Within a stage they overlap.
     """
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
-    recurrent, whole = 4 * hidden * hidden * size, 4 * hidden * (hidden + inputs) * size
-    stages = [{"call": 1}]
+    whole = 4 * hidden * (hidden + inputs) * size
+    stages, activations = [{"call": 1}], 2 * ACTIVATION * 5 * hidden
+
+    def step(sources, times):
+        weights = 4 * hidden * sources
+        more = {"fma": times * (activations + 2 * weights * (size > 1))}
+        return step_stages(sources, weights * size, times, more | ({"half": times * weights} if size == 2 else {}))
+
     if work.kind == "step":
-        stages += step_stages(hidden + inputs, whole)
+        stages += step(hidden + inputs, 1)
     elif work.lanes == 1:
         # inputs of a sequence are multiplied all at once; recurrent weights are read at every step
-        stages += [{"product": 8 * hidden * inputs * steps}] * (size == 4)
-        stages += step_stages(hidden, recurrent, steps)
+        stages += [{"product": 8 * hidden * inputs * steps}] * (size > 1)
+        stages += step(hidden, steps)
     else:
         stages += [{"product": 8 * hidden * (inputs + hidden) * valid, f"read {whole}": steps * whole}]
-        stages += [{"fma": 2 * ACTIVATION * 5 * hidden * valid}]
+        stages += [{"fma": activations * valid}]
     return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
 
@@ -595,16 +603,16 @@ def summary(work, own, figures, valid, threads):
             row["best_peer"] = min(judged, key=lambda peer: judged[peer]["median"])
             row["ratio"] = {kind: min(r[kind] for r in judged.values()) for kind in ("median", "of_minima")}
         row["bound"] = {way: times_of(figures[way]) | {"ratio": ratios(figures, name, way)} for way in bound}
-        row["over_own"] = over_own(name, own, figures, work, threads)
         row["floor"] = floor_of(needs(work, name, valid), figures, row, [row["peers"][peer] for peer in judged])
+        row["over_own"] = over_own(name, own, figures, work, threads, row["floor"])
         if work.lanes > 1 and "fma" in figures:
             rate = 8 * work.hidden * (work.n_inputs + work.hidden) * valid / row["minimum"] / 1e9
             row["peak"] = {"rate": rate, "limit": max(figures["fma"])}
     return {"workload": work.name, "rows": rows, "figures": figures}
 
 
-def over_own(name, own, figures, work, threads):
-    """Ratios over other engines of ours."""
+def over_own(name, own, figures, work, threads, floor):
+    """Ratios over other engines of ours, and those at the floor."""
     found = {}
     if name in ("lengths", "list"):
         found["padded"] = ratios(figures, name, "padded") | {"target": OVER_PADDED}
@@ -614,6 +622,8 @@ def over_own(name, own, figures, work, threads):
     if "1 thread" in own and name in ("float32", "lengths"):
         target = OVER_ONE_THREAD if work.lanes >= 8 and threads == 2 else None
         found["1 thread"] = ratios(figures, name, "1 thread") | {"target": target}
+    for other, ratio in found.items():
+        ratio["there"] = min(figures[other]) / floor["seconds"] if floor else None
     return found
 
 
@@ -646,17 +656,17 @@ def limit_label(name, caches):
     kind, *count = name.split()
     if kind == "read":
         return f"reading {level_of(int(count[0]), caches)}"
-    return {"call": "call", "chain": "waiting", "product": "products", "fma": "activations"}[kind]
+    return {"call": "call", "chain": "waiting", "product": "products", "fma": "multiply-adds", "half": "widening"}[kind]
 
 
 FLOOR_HEAD = ["limit", "reached", "ratio there"]
 FLOOR_TEXT = (
     "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and what "
-    "most of them are: a call from Python (of NumPy's shortest method), operations of a step that "
-    "wait for one another, products of matrices that lie in the first-level cache, or reading weights over and over; "
-    "batches have 22 multiply-adds for each activation too. All else comes on top. Reached: limit over our minimum. "
-    "Ratio there: minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, "
-    "multiply-adds of all products a second, of the peak of registers alone."
+    "most of them are: a call from Python (of NumPy's shortest method), operations of a step that wait for one another, "
+    "products of matrices that lie in the first-level cache, reading weights over and over, multiply-adds (22 for each "
+    "activation), or widening float16 weights. All else comes on top. Reached: limit over our minimum. Ratio there: "
+    "minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, multiply-adds of "
+    "all products a second, of the peak of registers alone."
 )
 
 
@@ -707,9 +717,10 @@ def own_table(rows):
     lines = []
     for row in rows:
         for other, ratio in row.get("over_own", {}).items():
-            cells = [number(ratio[key]) for key in ("median", "of_minima", "target")]
+            cells = [number(ratio[key]) for key in ("median", "of_minima", "target", "there")]
             lines.append([label(row), f"fastlstm, {other}", *cells])
-    return table(["workload", "time of", "over ours", "of minima", "target"], lines) if lines else ""
+    head = ["workload", "time of", "over ours", "of minima", "target", "ratio there"]
+    return table(head, lines) if lines else ""
 
 
 def report(results):

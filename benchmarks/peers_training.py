@@ -89,12 +89,13 @@ class Workload:
 
     def needs(self):
         """What a step needs at least, as `needs` in peers.py has it; a sequence alone reads weights at each step."""
+        activations = 2 * ACTIVATION * {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.lanes * self.steps
         if self.lanes > 1:
-            activations = {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.lanes * self.steps
-            return [{"product": self.operations / 1e9}, {"fma": 2 * ACTIVATION * activations / 1e9}]
+            return [{"product": self.operations / 1e9}, {"fma": activations / 1e9}]
         recurrent, steps = self.net_inputs * self.hidden, 2 * self.steps  # forward and back
-        stages = [{"product": self.operations - 2 * recurrent * steps}]
-        stages += step_stages(self.hidden, 4 * recurrent, steps)
+        products = 2 * recurrent * steps
+        stages = [{"product": self.operations - products}]
+        stages += step_stages(self.hidden, 4 * recurrent, steps, {"fma": products + activations})
         return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
 

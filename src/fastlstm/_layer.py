@@ -11,7 +11,7 @@ from fastlstm._stream import Stream
 
 COMPACT = {"float16": (1, 65504.0), "int8": (2, 2.0**126)}  # stored weights: format and largest element
 MOST_INT8_SOURCES = 2**17
-BRIEF = 2**28  # multiply-adds forward, some hundredths of a second back: Ctrl-C can wait, and sums go straight into `grad`
+BRIEF = 2**28  # multiply-adds forward, some hundredths of a second back: Ctrl-C waits, sums go straight into `grad`
 
 
 class State(tuple):
