@@ -661,12 +661,12 @@ def limit_label(name, caches):
 
 FLOOR_HEAD = ["limit", "reached", "ratio there"]
 FLOOR_TEXT = (
-    "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and what "
-    "most of them are: a call from Python (of NumPy's shortest method), operations of a step that wait for one another, "
-    "products of matrices that lie in the first-level cache, reading weights over and over, multiply-adds (22 for each "
-    "activation), or widening float16 weights. All else comes on top. Reached: limit over our minimum. Ratio there: "
-    "minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, multiply-adds of "
-    "all products a second, of the peak of registers alone."
+    "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and "
+    "what most of them are: a call from Python (of NumPy's shortest method), operations of a step that wait for one "
+    "another, products of matrices that lie in the first-level cache, reading weights over and over, multiply-adds "
+    "(22 for each activation), or widening float16 weights. All else comes on top. Reached: limit over our minimum. "
+    "Ratio there: minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, "
+    "multiply-adds of all products a second, of the peak of registers alone."
 )
 
 
