@@ -30,7 +30,7 @@ typedef struct fl_cell {
     const REAL *w;       /* packed */
     ptrdiff_t first, end; /* the groups to be computed: all, or one thread's */
     ptrdiff_t most;      /* lanes that take a step together: all, unless Ctrl-C would wait too long for them */
-    int near;            /* whether the weights fit into the second-level cache: no use in going backwards, or in asking for them early */
+    int near;            /* whether the weights fit into the second-level cache: of many rows no use in going backwards, or in asking for them early */
     int usual;           /* LSTM: sigmoid and tanh, blocks of one cell; */
     int plain;           /*   and three gates, nothing else */
     const struct fl_cell *tail; /* the second product of a step (fl_tail_layer), or NULL */

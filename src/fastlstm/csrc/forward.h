@@ -433,7 +433,7 @@ static void fl_single_step(fl_runner *runner, const fastlstm_batch *batch) {
             REAL *h = (REAL *)batch->state + cell->l->state_h;
             const REAL *h_read = h;
             const fl_row row = {.c = cell->l->kind == FASTLSTM_LSTM ? (REAL *)batch->state + cell->l->state_c : NULL, .h = h, .y = y};
-            const fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h_read, .net = work->net, .back = runner->back & !cell->near};
+            const fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h_read, .net = work->net, .back = runner->back};
             fl_make_step(cell, &rows, work);
             fl_copy(h, y, cell->q.H);
         } else if (cell->l->weights) {
