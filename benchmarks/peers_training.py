@@ -83,8 +83,12 @@ class Workload:
 
     @property
     def operations(self):
-        """Floating-point operations of the products: net inputs, errors of h, gradients; a last layer has them all."""
-        each = self.net_inputs * (4 * self.n_inputs + 6 * self.hidden) + 6 * self.hidden * self.classes
+        """Floating-point operations of the products: net inputs, errors of h, gradients; a last layer has them all.
+
+        A character is one input of 1: nothing is to be multiplied.
+        """
+        inputs = 0 if self.classes else self.n_inputs
+        each = self.net_inputs * (4 * inputs + 6 * self.hidden) + 6 * self.hidden * self.classes
         return self.lanes * self.steps * each
 
     def needs(self):

@@ -119,6 +119,27 @@ class Variants:
         backward(y, need_dx=False)
 
 
+class OneHot:
+    """Time with one-hot inputs over that with any others, 256 units, 32 lanes of 50 steps, in turns; the median."""
+
+    params = ([40, 80, 256], ["call", "gradient"])
+    param_names = ["I", "what"]
+    call, gradient = Variants.call, Variants.gradient
+
+    def setup(self, I, what):
+        self.layer = fl.LSTM(I, 256, seed=0)
+        rng = np.random.default_rng(0)
+        self.others = rng.standard_normal((50, 32, I), dtype=np.float32)
+        self.symbols = np.eye(I, dtype=np.float32)[rng.integers(0, I, (50, 32))]
+
+    def track_ratio(self, I, what):
+        def seconds(x):
+            self.x = x
+            return min(repeat(partial(getattr(self, what), self.layer), number=1, repeat=2))
+
+        return median(seconds(self.symbols) / seconds(self.others) for _ in range(20))
+
+
 class CharacterModel:
     """A step of a language model with 80 characters, 32 lanes of 64: forward, loss, backward, Adam, clipped or not."""
 

@@ -514,14 +514,14 @@ ptrdiff_t fastlstm_tape_size(const fastlstm_engine *engine, const fastlstm_layer
 
 /* The scratch of either training call, in bytes: a layer's, the errors between two layers (they take turns), lists. */
 typedef struct fl_training_room {
-    ptrdiff_t errors[2], rows, order;
+    ptrdiff_t errors[2], rows, order, filled;
     ptrdiff_t size; /* -1 if it does not fit */
 } fl_training_room;
 
 static fl_training_room training_room(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t steps,
                                       ptrdiff_t lanes, int threads) {
-    const fl_training_room none = {{0, 0}, 0, 0, -1};
-    fl_training_room room = {{0, 0}, 0, 0, 0};
+    const fl_training_room none = {{0, 0}, 0, 0, 0, -1};
+    fl_training_room room = {{0, 0}, 0, 0, 0, 0};
     ptrdiff_t width = 0;
     if (threads < 1 || threads > FL_MOST_THREADS || !fl_training_fits(engine, layers, n, steps, lanes)) return none;
     const ptrdiff_t real = engine->bits / 8, pointer = (ptrdiff_t)sizeof(ptrdiff_t);
@@ -542,11 +542,13 @@ static fl_training_room training_room(const fastlstm_engine *engine, const fastl
         if (i > 0) width = FL_MAX(width, layers[i].input_size);
     }
     const ptrdiff_t errors = times(times(times(steps, lanes), width), real), rows = times(times(steps, lanes), pointer);
-    if (plus(plus(room.size, times(2, errors)), plus(rows, times(lanes, pointer))) < 0) return none;
+    const ptrdiff_t filled = layers[0].input_size < FL_SPARSE_INPUTS ? 0 : fl_filled_size(steps * lanes); /* tapes are larger */
+    if (plus(plus(plus(room.size, times(2, errors)), plus(rows, times(lanes, pointer))), filled) < 0) return none;
     room.errors[0] = fl_take(&room.size, errors);
     room.errors[1] = fl_take(&room.size, errors);
     room.rows = fl_take(&room.size, rows);
     room.order = fl_take(&room.size, lanes * pointer);
+    room.filled = fl_take(&room.size, filled);
     return room;
 }
 
@@ -672,6 +674,7 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
                 .x_step = x_step, .x_lane = x_lane, .y_step = B * wide, .y_lane = wide, .dy_step = dy_step, .dy_lane = dy_lane,
                 .dx_step = dx_step, .dx_lane = dx_lane, .add_dx = j > 0, .state = state, .dstate = dstate, .tape = at,
                 .gradient = gradient, .add_gradient = add, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
+                .filled = i || inputs < FL_SPARSE_INPUTS ? NULL : (char *)scratch + room.filled,
                 .scratch = scratch, .plan = fl_plan_back(layers + i + j, B, engine->vw, real)};
             memset((char *)scratch + back.plan.zeros, 0, (size_t)(FL_MAX(q.H, q.A) * real));
             const ptrdiff_t work = times(times(q.packed, T), B);

@@ -568,11 +568,13 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
     if (first == end) return 0;
     /* Columns of the inputs, then those of h and of gate activations: one feed if they all feed the same, and tiles would be more. */
     fl_feed feed[2] = {{{q->G, 0}, 0, 0, row}, {{q->G_h, q->shift}, 0, 0, row + q->groups * q->G * VW}};
-    const ptrdiff_t of_x = fl_vectors(q->I, VW), of_h = fl_vectors(fl_sources(q, FL_H), VW) + fl_vectors(q->A, VW);
+    const fl_filled_list *list = (const fl_filled_list *)b->filled;
+    const int sparse = !tail && list && list->blocks; /* the gradient of the input weights is made apart */
+    const ptrdiff_t of_x = sparse ? 0 : fl_vectors(q->I, VW), of_h = fl_vectors(fl_sources(q, FL_H), VW) + fl_vectors(q->A, VW);
     const int alone = fl_vectors(of_x, FL_TILE) + fl_vectors(of_h, FL_TILE) == fl_vectors(of_x + of_h, FL_TILE); /* no tile more */
     const int feeds = q->G == q->G_h && q->shift == 0 && !(alone && of_h) ? 1 : 2;
     for (int kind = 0; kind < FL_KINDS; kind++) {
-        for (ptrdiff_t k = 0, width = fl_sources(q, kind); k < width; k += VW)
+        for (ptrdiff_t k = 0, width = fl_sources(q, kind); k < width && !(sparse && kind == FL_X); k += VW)
             column[C++] = (fl_column){(REAL *)b->gradient + matrix[kind] + k, width, width - k < VW ? width - k : VW, kind, k};
         if (kind == FL_X) feed[1].first = C;
     }
@@ -636,6 +638,10 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
         }
     }
     if (P) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 1);
+    for (ptrdiff_t group = first; sparse && group < end && !stop; group++) {
+        fl_sparse_gradient(b, q, group, (REAL *)(v->own + b->plan.sparse));
+        stop = fl_interrupted(patience, (list->n + 2 * q->I) * q->G * VW);
+    }
     return stop;
 }
 
@@ -653,6 +659,7 @@ static int fl_backward(const fl_back *b, int phase, int part, int parts, fastlst
     const fl_geometry *q = &v.cell.q;
     const int recurrent = b->l->kind != FASTLSTM_LINEAR, truncated = b->carry && b->carry->truncated;
     if (phase == 0) {
+        if (b->filled && part == 0) fl_find_filled(b, q);
         const REAL *w = v.cell.w + q->biases * q->G * VW;
         if (b->dx) fl_transpose(q, w, &v.from_x, &v.by_x, part, parts);
         if (recurrent && !truncated) fl_transpose(q, w + q->I * q->G * VW, &v.from_h, &v.by_h, part, parts);

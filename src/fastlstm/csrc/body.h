@@ -10,6 +10,7 @@
 #include "kernels/fpu.h"
 #include "kernels/product.h"
 #include "pack.h"
+#include "sparse.h"
 #include "cell.h"
 #include "lstm.h"
 #include "gru.h"

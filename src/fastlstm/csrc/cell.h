@@ -85,8 +85,8 @@ FL_INLINE V fl_start(const fl_geometry *q, const REAL *w, ptrdiff_t n) {
     return n < q->G ? v_add(b, v_load(w + (q->G + m) * VW)) : v_load(w + (q->G + m) * VW);
 }
 
-/* Totals with biases and input products; t->w is at the biases. */
-static void fl_net_start(const fl_cell *cell, const fl_tile *t, const REAL *const *x, ptrdiff_t rows, ptrdiff_t P) {
+/* Totals with biases and input products; t->w is at the biases. sparse: which inputs are not zero, or NULL. */
+static void fl_net_start(const fl_cell *cell, const fl_tile *t, const REAL *const *x, const fl_sparse *sparse, ptrdiff_t rows, ptrdiff_t P) {
     const fl_geometry *q = &cell->q;
     REAL bias[FL_TILE * VW];
     fl_tile inputs = *t;
@@ -100,7 +100,8 @@ static void fl_net_start(const fl_cell *cell, const fl_tile *t, const REAL *cons
                 for (ptrdiff_t r = 0; r < rows; r++)
                     v_store(t->net + p * t->net_panel + r * t->net_row + n * VW, b);
         }
-    fl_net_add(&inputs, x, q->I, rows, P, q->G);
+    if (sparse) fl_sparse_add(&inputs, sparse, x, q->I, rows, (int)P, (int)q->G);
+    else fl_net_add(&inputs, x, q->I, rows, P, q->G);
 }
 
 /* One row: the totals of P groups of N net inputs, from their start or from `made` (P, net_panel apart) on; inputs feed the

@@ -9,7 +9,7 @@
 typedef struct fl_back_plan {
     ptrdiff_t by_h, by_x, by_tail, zeros, net_rows, peepholes; /* shared, the first three transposed weights */
     ptrdiff_t own, each;
-    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, gathered, sum, block, bias, columns, sources, factors; /* in each */
+    ptrdiff_t lane, start, d, to, dh, dc, ds, noise, net, gathered, sum, block, bias, columns, sources, factors, sparse; /* in each */
 } fl_back_plan;
 
 /* Eligibility traces of a layer whose batch is the chunk of a learner (carry.h). */
@@ -42,6 +42,7 @@ typedef struct fl_back {
     const ptrdiff_t *rows;       /* (n_rows,) valid t * lanes + b */
     ptrdiff_t n_rows;
     const ptrdiff_t *order;      /* lanes by falling length, or NULL */
+    void *filled;                /* room for the inputs that are not zero (sparse.h), or NULL */
     void *scratch;
     fl_back_plan plan;
 } fl_back;
@@ -83,6 +84,8 @@ enum { FL_ROWS_AHEAD = 96 };
 enum { FL_NEAR_BYTES = 640 * 1024 };
 /* Sources, or rows, in one chain of additions (kernels/product.h). */
 enum { FL_BLOCK = 64 };
+/* Rows of at least so many inputs, of which at most so many are not zero, are sparse (sparse.h). */
+enum { FL_SPARSE_INPUTS = 32, FL_SPARSE_MOST = 4 };
 /* Inputs so few that making their products ahead costs more than it saves. */
 enum { FL_FEW_INPUTS = 8 };
 

@@ -30,7 +30,7 @@ static void fl_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *cons
     for (ptrdiff_t P; group < cell->end; group += P) {
         P = fl_pass_panels(cell, fl_tile_groups(q), group);
         const fl_tile t = {cell->w + group * q->panel, q->panel, VW, net, rows * VW, VW, NULL, cell->w + (group + P) * q->panel, cell->near, NULL};
-        fl_net_start(cell, &t, x, rows, P);
+        fl_net_start(cell, &t, x, NULL, rows, P);
         for (ptrdiff_t p = 0; p < P; p++)
             for (ptrdiff_t r = 0; r < rows; r++)
                 fl_linear_finish(cell, group + p, v_load(net + (p * rows + r) * VW), y[r]);
@@ -40,10 +40,12 @@ static void fl_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *cons
 /* Biases and input products of a recurrent layer for many rows: net (groups, net_panel), rows (N, VW) in each. */
 static void fl_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net, ptrdiff_t net_panel) {
     const fl_geometry *q = &cell->q;
+    fl_sparse found;
+    const fl_sparse *sparse = fl_find_sparse(q, x, rows, &found);
     for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
         P = fl_pass_panels(cell, fl_tile_groups(&cell->q), group);
         const fl_tile t = {cell->w + group * q->panel, q->panel, q->G * VW, net + group * net_panel, net_panel, q->N * VW, NULL, cell->w + (group + P) * q->panel, cell->near, NULL};
-        fl_net_start(cell, &t, x, rows, P);
+        fl_net_start(cell, &t, x, sparse, rows, P);
     }
 }
 

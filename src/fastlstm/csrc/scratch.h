@@ -18,6 +18,8 @@
 #define FL_LEARN_LAYER_BYTES 640
 #define FL_LEARN_WORK_BYTES 512
 #define FL_COLUMN_BYTES 40
+#define FL_FILLED_BYTES 24
+#define FL_FILLED_LIST_BYTES 64
 /* How many pointers a fl_row has (cell.h). */
 enum { FL_ROW_POINTERS = 5 };
 
@@ -223,7 +225,13 @@ static inline fl_back_plan fl_plan_back(const fastlstm_layer *l, ptrdiff_t lanes
     p.columns = fl_take(&p.each, columns * FL_COLUMN_BYTES);
     p.sources = fl_take(&p.each, FL_BLOCK * FL_LARGER(columns, FL_TILE) * vw * real);
     p.factors = fl_take(&p.each, (q.factors + 3 * q.S * vw) * real);
+    p.sparse = fl_take(&p.each, recurrent * (q.G <= FL_TILE && q.I >= FL_SPARSE_INPUTS) * q.I * q.G * vw * real);
     return p;
+}
+
+/* Bytes of fl_back.filled. */
+static inline ptrdiff_t fl_filled_size(ptrdiff_t rows) {
+    return FL_FILLED_LIST_BYTES + (rows / FL_BLOCK + 1) * (ptrdiff_t)sizeof(ptrdiff_t) + rows * FL_SPARSE_MOST * FL_FILLED_BYTES;
 }
 
 /* Sources in a trace's row, of which all biases are one, to the next multiple of 64 bytes; and elements of a lane's traces

@@ -83,6 +83,8 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
         case 32 + 3: fl_cell_row(cell, rows, 4, 3, 1); return; /* a GRU */
         default: fl_cell_row(cell, rows, 4, 4, 0); return;
         }
+    fl_sparse found;
+    const fl_sparse *sparse = rows->net_panel ? NULL : fl_find_sparse(q, rows->x, rows->n, &found);
     const ptrdiff_t most = fl_tile_groups(q), turns = fl_pass_turns(cell, most), before_h = (q->biases + q->I) * q->G * VW;
     for (ptrdiff_t turn = 0; turn < turns; turn++) {
         const ptrdiff_t group = fl_pass_group(cell, most, turn, turns, rows->back), P = fl_pass_panels(cell, most, group);
@@ -93,7 +95,7 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
             t.net += group * rows->net_panel;
             t.net_panel = rows->net_panel;
         } else {
-            fl_net_start(cell, &t, rows->x, rows->n, P);
+            fl_net_start(cell, &t, rows->x, sparse, rows->n, P);
         }
         REAL *net = t.net;
         t.w = w_h;
