@@ -175,6 +175,22 @@ int main(void) {
         check_backward(&k);
         memory_release(begin);
     }
+    for (ptrdiff_t n = 0; n < 2 * COUNT(sizes); n++) { /* sparse inputs: none to four of a row are not zero */
+        task k = {0};
+        const ptrdiff_t I = 32 + 33 * (n % 3), H = sizes[n % COUNT(sizes)];
+        fastlstm_layer back = another(n + 2, I, H);
+        back.reverse = 1;
+        add(&k.m, n % 5 ? another(n, I, H) : lstm(I, H, 1, IFO), (int)n % 3);
+        if (n % 4 == 1) add(&k.m, back, (int)n % 3);
+        fill_task(&k, n % 4 ? 1 + random_below(30) : 70, lanes[n % COUNT(lanes)], n % 3 == 1, n % 2);
+        for (ptrdiff_t row = 0; row < k.T * k.B; row++) {
+            const ptrdiff_t few = random_below(5), first = random_below(I);
+            for (ptrdiff_t j = 0; j < I; j++) /* unused rows are not numbers */
+                if (k.x[row * I + j] == k.x[row * I + j] && (j + I - first) % I >= few) k.x[row * I + j] = 0;
+        }
+        check_backward(&k);
+        memory_release(begin);
+    }
     for (ptrdiff_t n = 0; n < 8; n++) { /* work enough for several threads */
         task k = {0};
         fastlstm_layer back = another(n + 1, 17, 65), forth = another(n, 17, 65 + n);
