@@ -115,3 +115,23 @@ def test_nan_spoils_its_lane_alone():
     y = layer(x)[0]
     assert np.isnan(y[2:, 5]).all() and same(y[:2], clean[:2])
     assert same(np.delete(y, 5, 1), np.delete(clean, 5, 1))
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("gradient", ["bptt", "carried-bptt", "truncated-rtrl"])
+@pytest.mark.parametrize("optimizer", [fl.SGD, fl.RMSprop, fl.Adam])
+def test_a_chunk_of_a_learner(lanes, gradient, optimizer):
+    rng = np.random.default_rng(4)
+    for inputs, hidden in ((40, 7), (96, 140)):  # the second one has updates group by group
+        x, targets = few(rng, (16, lanes, inputs), 1, np.float32), rng.integers(-1, 3, (16, lanes))
+        wider = np.concatenate([x, np.ones((16, lanes, 5), np.float32)], 2)
+        outputs, states = [], []
+        for layer, read in zip(beside(fl.LSTM, {}, inputs, hidden, np.float32), (x, wider), strict=True):
+            net = fl.Sequential(layer, fl.Linear(hidden, 3, seed=2))
+            learner = fl.OnlineLearner(net, "cross_entropy", optimizer(net, lr=0.01), gradient, 16, lanes)
+            outputs.append(learner.run(read, targets))
+            states.append(net.state_dict())
+        assert same(*outputs)
+        for name, a in states[0].items():
+            b = states[1][name]
+            assert same(a, b[:, :inputs] if "weight_ih" in name else b), name

@@ -10,7 +10,7 @@
 /* Where a learner keeps its window, in bytes of `kept`, and what else it needs, in bytes of `scratch`. */
 typedef struct fl_chunk_plan {
     ptrdiff_t x, dy, start, error, reset, tape, kept;
-    ptrdiff_t open, layer, backward, lengths, rows, order, lane_error, dstate, errors[2], errors_x, terms, shrink, runners, call, size;
+    ptrdiff_t open, layer, backward, lengths, rows, order, lane_error, dstate, errors[2], errors_x, terms, shrink, runners, call, filled, size;
 } fl_chunk_plan;
 
 /* One layer's places. */
@@ -92,6 +92,7 @@ static fl_chunk_plan chunk_plan(const fastlstm_engine *engine, const fastlstm_la
     p.shrink = fl_take(&p.size, lanes * shrink * real);
     p.runners = fl_take(&p.size, runners);
     p.call = fl_take(&p.size, call);
+    p.filled = fl_take(&p.size, layers[0].input_size < FL_SPARSE_INPUTS ? 0 : fl_filled_size(rows));
     return p;
 }
 
@@ -290,7 +291,8 @@ static int chunk_settle(const fl_chunk *c, int update) {
             .x_step = B * q->I, .x_lane = q->I, .y_step = B * q->P, .y_lane = q->P, .dy_step = B * q->P, .dy_lane = q->P,
             .dx_step = B * q->I, .dx_lane = q->I, .state = c->kept + c->p.start, .dstate = c->scratch + c->p.dstate, .tape = p->tape,
             .gradient = m->gradient, .add_gradient = m->gathered, .errors_x = carry_on && truncated && dx ? c->scratch + c->p.errors_x : NULL,
-            .carry = carry_on ? &carry : NULL, .optimizer = update ? m->optimizer : NULL, .params = m->params, .rows = rows, .n_rows = n_rows, .order = order, .scratch = c->scratch + c->p.call,
+            .carry = carry_on ? &carry : NULL, .optimizer = update ? m->optimizer : NULL, .params = m->params, .rows = rows, .n_rows = n_rows, .order = order,
+            .filled = i || carry_on || q->I < FL_SPARSE_INPUTS ? NULL : c->scratch + c->p.filled, .scratch = c->scratch + c->p.call,
             .plan = fl_plan_back(c->backward + i, B, m->engine->vw, real)};
         const ptrdiff_t work = times(times(q->packed, K), B);
         fl_chunk_call call = {m->engine, &back, 0, work >= 0 && work < FL_CALL_WORK ? 1 : m->threads};
