@@ -316,6 +316,16 @@ static inline void fill_task(task *k, ptrdiff_t T, ptrdiff_t B, int lengths, int
         k->reset[j] = random_below(6) == 0;
 }
 
+/* Of each row of inputs none to four that follow one another are left. */
+static inline void make_sparse(task *k) {
+    const ptrdiff_t I = width_in(&k->m);
+    for (ptrdiff_t row = 0; row < k->T * k->B; row++) {
+        const ptrdiff_t left = random_below(5), first = random_below(I);
+        for (ptrdiff_t j = 0; j < I; j++) /* unused rows are not numbers */
+            if (k->x[row * I + j] == k->x[row * I + j] && (j + I - first) % I >= left) k->x[row * I + j] = 0;
+    }
+}
+
 /* ---- The library's side of a task ---- */
 
 static int subnormals; /* 1: what is zero becomes a subnormal of the same sign */

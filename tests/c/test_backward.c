@@ -183,11 +183,7 @@ int main(void) {
         add(&k.m, n % 5 ? another(n, I, H) : lstm(I, H, 1, IFO), (int)n % 3);
         if (n % 4 == 1) add(&k.m, back, (int)n % 3);
         fill_task(&k, n % 4 ? 1 + random_below(30) : 70, lanes[n % COUNT(lanes)], n % 3 == 1, n % 2);
-        for (ptrdiff_t row = 0; row < k.T * k.B; row++) {
-            const ptrdiff_t few = random_below(5), first = random_below(I);
-            for (ptrdiff_t j = 0; j < I; j++) /* unused rows are not numbers */
-                if (k.x[row * I + j] == k.x[row * I + j] && (j + I - first) % I >= few) k.x[row * I + j] = 0;
-        }
+        make_sparse(&k);
         check_backward(&k);
         memory_release(begin);
     }

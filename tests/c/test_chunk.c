@@ -288,12 +288,13 @@ static void thread_tests(void) {
     for (int n = 0; n < 6; n++) {
         lesson u = {0};
         const int rule = n % 3;
-        fastlstm_layer l = lstm(20, n < 3 ? 60 : 150, n < 3 ? 2 : 1, IFO);
+        fastlstm_layer l = lstm(n < 3 ? 20 : 40, n < 3 ? 60 : 150, n < 3 ? 2 : 1, IFO);
         l.peepholes = l.gate_recurrence = n < 3;
         add(&u.k.m, l, 2);
         if (n < 3) add(&u.k.m, lstm(60, 44, 1, 1 | 4 | FASTLSTM_COUPLED_GATES), 1);
         add(&u.k.m, linear(n < 3 ? 44 : 150, 3, FASTLSTM_IDENTITY), 1);
         fill_lesson(&u, 40, n < 3 ? 3 : 1, FASTLSTM_SSE, n % 2 ? 5 : 3, 1);
+        if (n > 3) make_sparse(&u.k);
         u.chunk = 30;
         const plan a = {rule, 1, 30, INFINITY};
         check_chunks(&u, &a, 3);
