@@ -316,11 +316,11 @@ static inline void fill_task(task *k, ptrdiff_t T, ptrdiff_t B, int lengths, int
         k->reset[j] = random_below(6) == 0;
 }
 
-/* Of each row of inputs none to four that follow one another are left. */
+/* Of each row of inputs one to four that follow one another are left: with none a net input would lie at the kink of an activation. */
 static inline void make_sparse(task *k) {
     const ptrdiff_t I = width_in(&k->m);
     for (ptrdiff_t row = 0; row < k->T * k->B; row++) {
-        const ptrdiff_t left = random_below(5), first = random_below(I);
+        const ptrdiff_t left = 1 + random_below(4), first = random_below(I);
         for (ptrdiff_t j = 0; j < I; j++) /* unused rows are not numbers */
             if (k->x[row * I + j] == k->x[row * I + j] && (j + I - first) % I >= left) k->x[row * I + j] = 0;
     }

@@ -175,7 +175,7 @@ int main(void) {
         check_backward(&k);
         memory_release(begin);
     }
-    for (ptrdiff_t n = 0; n < 2 * COUNT(sizes); n++) { /* sparse inputs: none to four of a row are not zero */
+    for (ptrdiff_t n = 0; n < 2 * COUNT(sizes); n++) { /* sparse inputs */
         task k = {0};
         const ptrdiff_t I = 32 + 33 * (n % 3), H = sizes[n % COUNT(sizes)];
         fastlstm_layer back = another(n + 2, I, H);
