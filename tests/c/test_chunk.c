@@ -56,13 +56,22 @@ static fastlstm_chunk_learner *ready(pupil *p) {
     return &p->m;
 }
 
+/* An array like the parameters, but for places that nobody uses: NaN there may get any sign. */
+static uint64_t used_hash(uint64_t hash, const pupil *p, const void *array) {
+    const ptrdiff_t real = fastlstm_engine_bits(p->m.engine) / 8;
+    const double *w = p->u->k.w;
+    for (ptrdiff_t j = 0; j < p->u->k.m.params; j++)
+        if (w[j] == w[j]) hash = fnv(hash, (const char *)array + j * real, (size_t)real);
+    return hash;
+}
+
 static uint64_t pupil_hash(const pupil *p) {
     const net *m = &p->u->k.m;
     const ptrdiff_t B = p->u->k.B, real = fastlstm_engine_bits(p->m.engine) / 8;
     uint64_t hash = fnv(FNV_BEGIN, p->y, (size_t)(p->u->k.T * B * width_out(m) * real));
-    hash = fnv(hash, p->m.params, (size_t)(m->params * real));
-    if (p->sgd.first) hash = fnv(hash, p->sgd.first, (size_t)(m->params * real));
-    if (p->m.gathered) hash = fnv(hash, p->m.gradient, (size_t)(m->params * real));
+    hash = used_hash(hash, p, p->m.params);
+    if (p->sgd.first) hash = used_hash(hash, p, p->sgd.first);
+    if (p->m.gathered) hash = used_hash(hash, p, p->m.gradient);
     if (p->m.traces) hash = fnv(hash, p->m.traces, (size_t)(p->traces * real));
     hash = fnv(hash, p->m.state, (size_t)(m->state * B * real));
     hash = fnv(hash, &p->sgd.lr, sizeof p->sgd.lr);
