@@ -217,7 +217,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
         }
         row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
         row.h = h;
-        rows.back = done & !cell->near;
+        rows.back = done & 1;
         fl_make_step(cell, &rows, work);
         h = row.y;
         x += x_step;

@@ -50,6 +50,45 @@ FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N, int 
         fl_cell_single(cell, group, rows, 1, N, G, shift);
 }
 
+/* Whether one row of a plain cell is made by fl_plain_row: the weights of one group fit into the first-level cache, those of
+   all do not, and the vectors of a group are as many bytes as keep a core busy. */
+static int fl_is_plain_row(const fl_cell *cell, const fl_rows *rows) {
+    const fl_geometry *q = &cell->q;
+    const ptrdiff_t group = (rows->net_panel ? q->P : q->M) * q->G * VW * (ptrdiff_t)sizeof(REAL);
+    return cell->plain && VW * sizeof(REAL) >= FL_LINE && group <= FL_NEAREST_BYTES && group * (cell->end - cell->first) > FL_NEAREST_BYTES;
+}
+
+/* One group at a time, so that a step that goes back finds more of the last ones in the first-level cache than of two, and its
+   end amid the products of the next one, whose weights arrive meanwhile. */
+FL_NOINLINE void fl_plain_row(const fl_cell *cell, const fl_rows *rows) {
+    enum { N = 4 };
+    const fl_geometry *q = &cell->q;
+    const fl_row *row = rows->row;
+    const ptrdiff_t groups = cell->end - cell->first, block = q->P < FL_BLOCK ? q->P : FL_BLOCK, half = block / 2;
+    V net[N] = {v_zero()}, c = v_zero(); /* of the group before */
+    ptrdiff_t before = -1;
+    for (ptrdiff_t at = 0; at < groups; at++) {
+        const ptrdiff_t group = rows->back ? cell->end - 1 - at : cell->first + at;
+        const REAL *w = cell->w + group * q->panel + (q->biases + q->I) * N * VW;
+        const REAL *made = rows->net_panel ? rows->net + group * rows->net_panel : NULL;
+        V total[N], acc[N];
+        fl_net_single(total, cell, group, made, rows->net_panel, rows->x[0], NULL, NULL, 1, N, N, 0);
+        fl_chain(acc, 1, 1, N, w, q->panel, N * VW, rows->h, 0, half, 0);
+        if (before >= 0) c = fl_plain_state(cell, before, row, net[0], net[1], net[3]);
+        fl_chain_on(acc, 1, 1, N, w + half * N * VW, q->panel, N * VW, rows->h, half, block - half, 0);
+        if (before >= 0) fl_plain_output(cell, before, row, net[2], c);
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            total[n] = v_add(total[n], acc[n]);
+        fl_single_add(total, w + block * N * VW, q->panel, rows->h[0] + block, q->P - block, 1, N, N);
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            net[n] = total[n];
+        before = group;
+    }
+    fl_plain_output(cell, before, row, net[2], fl_plain_state(cell, before, row, net[0], net[1], net[3]));
+}
+
 /* All rows of a group, once their net inputs are complete; these are overwritten. */
 FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, REAL *net) {
     const ptrdiff_t N = cell->q.N;
@@ -81,7 +120,10 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
         case 16 + 2: fl_cell_row(cell, rows, 2, 2, 0); return;
         case 24 + 3: fl_cell_row(cell, rows, 3, 3, 0); return;
         case 32 + 3: fl_cell_row(cell, rows, 4, 3, 1); return; /* a GRU */
-        default: fl_cell_row(cell, rows, 4, 4, 0); return;
+        default:
+            if (fl_is_plain_row(cell, rows)) fl_plain_row(cell, rows);
+            else fl_cell_row(cell, rows, 4, 4, 0);
+            return;
         }
     fl_sparse found;
     const fl_sparse *sparse = rows->net_panel ? NULL : fl_find_sparse(q, rows->x, rows->n, &found);

@@ -40,16 +40,13 @@ typedef struct fl_tile {
 #define FL_SOON(R) ((R) == 4 ? 2 : (R) > 2)
 #define FL_LINE 64
 
-/* acc[p][r][n] = sum_{k < count} s[r][from + k] w[p][k][n]: one chain each. (Unrolling the loop gains nothing.) */
-FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t panel, ptrdiff_t stride, const REAL *const *s,
-                        ptrdiff_t from, ptrdiff_t count, uintptr_t soon) {
+/* acc[p][r][n] += sum_{k < count} s[r][from + k] w[p][k][n]: one chain each. (Unrolling the loop gains nothing.) */
+FL_INLINE void fl_chain_on(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t panel, ptrdiff_t stride, const REAL *const *s,
+                           ptrdiff_t from, ptrdiff_t count, uintptr_t soon) {
     const REAL *row[FL_ROWS];
     FL_UNROLL
     for (int r = 0; r < R; r++)
         row[r] = s[r] + from;
-    FL_UNROLL
-    for (int j = 0; j < P * R * N; j++)
-        acc[j] = v_zero();
     for (ptrdiff_t k = 0; k < count; k++, w += stride) {
         if (FL_SOON(R) > 1) v_prefetch((const void *)(soon + FL_BLOCK * FL_LINE));
         if (FL_SOON(R) > 0) v_prefetch((const void *)soon), soon += FL_LINE;
@@ -68,6 +65,15 @@ FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t pa
             }
         }
     }
+}
+
+/* The same from zero. */
+FL_INLINE void fl_chain(V *acc, int P, int R, int N, const REAL *w, ptrdiff_t panel, ptrdiff_t stride, const REAL *const *s,
+                        ptrdiff_t from, ptrdiff_t count, uintptr_t soon) {
+    FL_UNROLL
+    for (int j = 0; j < P * R * N; j++)
+        acc[j] = v_zero();
+    fl_chain_on(acc, P, R, N, w, panel, stride, s, from, count, soon);
 }
 
 /* Adds one block of sources, whose weights t->w begins with, to the totals of R rows. */
