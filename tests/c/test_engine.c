@@ -276,7 +276,7 @@ static void check_poll(const fastlstm_engine *e) {
 /* ---- Cases ---- */
 
 static void forward_tests(void) {
-    const ptrdiff_t hidden[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63}, lanes[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 13};
+    const ptrdiff_t hidden[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 100}, lanes[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 13};
     const ptrdiff_t others[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 257};
     const int begin = memory_mark();
     for (ptrdiff_t n = 0; n < COUNT(hidden) * COUNT(lanes); n++) { /* sizes: the plain cell, and linear layers */
