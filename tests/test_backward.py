@@ -214,6 +214,24 @@ def test_single_sequences_and_batch_first():
     np.testing.assert_allclose(total, wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("hidden", [1, 7, 8, 15, 17, 33, 40, 100, 130])
+def test_one_lane_has_the_bits_of_many(isa, dtype, hidden, bidirectional):
+    layer = with_weights(fl.LSTM(3, hidden, bidirectional=bidirectional, dtype=dtype), scale=0.2)
+    x, reset, dstate = numbers((T, B, 3), 1, dtype), resets(), random_state(layer, B, 9)
+    y, _, backward = layer.forward(x, None, LENGTHS, reset)
+    dy = numbers(y.shape, 2, dtype)
+    dx, (dh, dc) = backward(dy, dstate)
+    total, layer.grad[:] = layer.grad.copy(), 0
+    for b, length in enumerate(LENGTHS):
+        lane, one = slice(b, b + 1), tuple(np.ascontiguousarray(part[:, b : b + 1]) for part in dstate)
+        _, _, backward = layer.forward(x[:, lane], None, [length], reset[:, lane])
+        assert_same_bits(backward(dy[:, lane], one), (dx[:, lane], (dh[:, lane], dc[:, lane])))
+    assert_close(layer.grad, total, "gradient")
+    layer.zero_grad()
+    check(layer, [4], reset[:, :1], lanes=1)
+
+
 def test_gradients_add_up_and_arguments_are_checked():
     layer, x = fl.LSTM(2, 3, seed=0), np.ones((T, B, 2), np.float32)
     y, _, backward = layer.forward(x)

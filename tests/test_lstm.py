@@ -618,6 +618,41 @@ def test_gradients_are_views_of_grad(dtype):
         assert not layer.grad.any()
 
 
+@pytest.mark.parametrize("hold", [None, lambda net: net.grad, lambda net: net.grad[3:], lambda net: net.gradients()])
+def test_zero_grad(hold):
+    net, x = fl.Sequential(fl.LSTM(2, 3, seed=0), fl.Linear(3, 1, seed=1)), np.ones((4, 2, 2), np.float32)
+
+    def add():
+        y, _, backward = net.forward(x)
+        backward(np.ones_like(y))
+
+    add()
+    once = net.grad.copy()
+    held = hold and hold(net)  # who has a view sees what happens
+    net.zero_grad()
+    for array in held.values() if isinstance(held, dict) else () if held is None else (held,):
+        assert not array.any()
+    add()
+    assert_same_bits(net.grad, once)
+    if isinstance(held, np.ndarray):
+        assert_same_bits(held, once[len(once) - len(held) :])
+    add()
+    assert_same_bits(net.grad, once + once)
+    net.zero_grad()
+    net.zero_grad()
+    assert not net.grad.any()
+    net.grad[:] = 1
+    net[0].zero_grad()  # a part of it
+    assert not net[0].grad.any() and (net[1].grad == 1).all()
+    net.zero_grad()
+    net[1].grad[0] = 2
+    assert net.grad.sum() == 2
+    net.zero_grad()
+    y, _, backward = net[0].forward(x)
+    backward(np.ones_like(y))
+    assert net[0].grad.any() and not net[1].grad.any()
+
+
 # Initialisation -------------------------------------------------------------------------------------------------------
 
 

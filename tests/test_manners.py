@@ -603,6 +603,16 @@ before = c["both"](short)[0]
 late = interrupt(c["bidirectional"])
 good = [same(c["both"](short)[0], before)]
 """,
+    "backward": """
+net, good = c["net"], []
+for start in (0, 1):
+    net.zero_grad()
+    if start:
+        net.grad[:] = start
+    y, _, backward = net.forward(c["x"][:8000])
+    late = interrupt(lambda: backward(y, need_dx=False))
+    good.append(bool((net.grad == start).all()))
+""",
     "stream.run": """
 stream = c["stream"]
 stream.run(short)

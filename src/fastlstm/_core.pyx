@@ -173,12 +173,14 @@ cdef class Parameters:
     cdef readonly Parameters parent
     cdef readonly Py_ssize_t offset, size
     cdef object _data, _grad
+    cdef bint blank  # the gradient is zero, whatever its array holds
     cdef public long long version
     cdef public list owners
 
     def __init__(self, array):
-        self._data = array
         self.size = array.shape[0]
+        self._data = aligned(self.size, array.dtype)  # vectors that do not cross cache lines
+        self._data[:] = array
         self.owners = []
 
     cdef Parameters root(self):
@@ -221,8 +223,40 @@ cdef class Parameters:
     def grad(self):
         cdef Parameters root = self.root()
         if root._grad is None:
-            root._grad = np.zeros_like(root._data)
+            root._grad = aligned(root.size, root._data.dtype)
+        elif root.blank:
+            root._grad[:] = 0
+        root.blank = False
         return self.part(root._grad)
+
+    def zero_grad(self):
+        """Nothing is written if nobody else has the array: who reads it next, or adds to it, knows."""
+        cdef Parameters root = self.root()
+        if root._grad is None:
+            return
+        cdef void *grad = <void *>root._grad
+        if root is self and fl_is_alone(grad) and fl_is_alone(<void *>cnp.PyArray_BASE(<cnp.ndarray>grad)):
+            root.blank = True
+        else:
+            self.grad()[:] = 0
+
+    def add_grad(self, tape, dy, dx, dstate, bint polled):
+        """Add a tape's gradient; if it is interrupted, nothing."""
+        cdef Parameters root = self.root()
+        if root is self and (root.blank or root._grad is None):
+            if root._grad is None:
+                self.grad()
+            root.blank = False
+            try:
+                tape.backward(dy, dx, dstate, root._grad, False, polled)
+            except BaseException:
+                root.blank = True
+                raise
+        elif polled:
+            grad = self.grad()
+            grad += tape.backward(dy, dx, dstate, None, False, polled)
+        else:
+            tape.backward(dy, dx, dstate, self.grad(), True, polled)
 
 
 # ---- Networks ------------------------------------------------------------------------------------------------------
@@ -256,12 +290,14 @@ cdef class Network:
     cdef readonly cnp.dtype dtype
     cdef readonly list specs
     cdef object storage
+    cdef bint compact
     cdef Pool pool
     cdef Room calls, training  # of the last call of its kind; most calls are like the one before
 
     def __init__(self, list specs, dtype):
         cdef fastlstm_layer *l
         self.specs = specs
+        self.compact = any([spec.get("weights") for spec in specs])
         self.pool = Pool()
         self.dtype = np.dtype(dtype)
         self.engine = engine_of(self.dtype)
@@ -298,8 +334,7 @@ cdef class Network:
 
     def pack(self, params):
         # Compact segments have gaps between them, which nobody writes.
-        compact = any([spec.get("weights") for spec in self.specs])
-        packed = aligned(self.n_packed, self.dtype) if compact else self.pool.take(WEIGHTS, self.n_packed, self.dtype)
+        packed = aligned(self.n_packed, self.dtype) if self.compact else self.pool.take(WEIGHTS, self.n_packed, self.dtype)
         check(fastlstm_pack(self.engine, self.layers, self.n_layers, data(params), data(packed)))
         return packed
 

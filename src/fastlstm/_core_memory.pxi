@@ -17,6 +17,12 @@ def aligned(Py_ssize_t size, cnp.dtype dtype):
     return view_of(raw, <char *>((<size_t>data(raw) + 63) & ~<size_t>63), 1, &shape)
 
 
+def alike(a, cnp.ndarray b not None):
+    """Whether a is an array of b's type and shape, just as C reads it."""
+    return (type(a) is np_ndarray and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>a) and cnp.PyArray_TYPE(<cnp.ndarray>a) == cnp.PyArray_TYPE(b)
+            and cnp.PyArray_SAMESHAPE(<cnp.ndarray>a, b))
+
+
 def parts_of(cnp.ndarray flat, Py_ssize_t lanes, list recurrent):
     """A flat state array in parts: for each recurrent layer a dict of views, such as h (cells, lanes, width).
 

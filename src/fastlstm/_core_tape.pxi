@@ -78,9 +78,9 @@ cdef class Tape:
             raise raised[0]
         check(status)
 
-    def backward(self, dy, dx, dstate, gradient, bint polled=True):
-        """The gradient, a flat array like the parameters, added to `gradient` if that is not None; fills dx (or None) and replaces
-        `dstate` by its initial value."""
+    def backward(self, dy, dx, dstate, gradient, bint add, bint polled=True):
+        """The gradient, in a flat array like the parameters: in `gradient`, or added to it, or (None) in a new one. Fills dx (or
+        None) and replaces `dstate` by its initial value."""
         cdef fastlstm_status status
         cdef list raised = []
         cdef void *holder = <void *>raised
@@ -88,8 +88,7 @@ cdef class Tape:
         if self.tape is None:
             raise RuntimeError("backward was called before: a forward call has one gradient")
         held, self.tape = self.tape, None  # it is consumed, whatever comes
-        cdef int add = gradient is not None
-        if not add:
+        if gradient is None:
             gradient = n.pool.take(GRADIENT, n.n_params, n.dtype)
         scratch = self.scratch()
         cdef void *weights = data(self.packed)

@@ -297,8 +297,9 @@ class _Run:
         lengths = self.data.sequences.lengths[lanes]  # the longest come first
         most = self.truncate or int(lengths[0])
         end = self.begin + most
-        x, valid, last, target = self.data.window(lanes[: np.count_nonzero(lengths > self.begin)], self.begin, most)
-        before = None if self.state is None else self.net._state_of(self.state)
+        running = np.count_nonzero(lengths > self.begin)
+        x, valid, last, target = self.data.window(lanes[:running], self.begin, most)
+        before = None if self.state is None else self.net._state_of(self.state, running)
         y, after, backward = self.net.forward(x, before, valid, recompute=self.recompute)
         value, dy, sums = self.objective(y, last, target)
         where = f"in epoch {self.epoch + 1}, step {self.step + 1}; the network has the weights before it"

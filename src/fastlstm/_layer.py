@@ -69,7 +69,7 @@ class _Spans:
             self.tape = self._open(begin, end)
             self.tape.forward(y, state)
 
-    def backward(self, dy, dx, dstate, gradient, polled=True):
+    def backward(self, dy, dx, dstate, gradient, add, polled=True):
         if dx is not None:
             self._clear(dx)
         for begin, end in self.spans:
@@ -81,8 +81,8 @@ class _Spans:
                 tape.forward(np.empty(shape, dy.dtype), self.states[begin].copy(), polled)
             elif tape is None:
                 raise RuntimeError("backward was called before: a forward call has one gradient")
-            gradient = tape.backward(dy, dx, dstate, gradient, polled)
-            tape = None
+            gradient = tape.backward(dy, dx, dstate, gradient, add, polled)
+            tape, add = None, True
         return gradient
 
 
@@ -128,7 +128,7 @@ class Layer:
 
     def zero_grad(self):
         """Set all gradients to zero."""
-        self.grad[:] = 0
+        self._parameters.zero_grad()
 
     def _view(self, name):
         at, shape = self._shapes[name]
@@ -236,9 +236,9 @@ class Layer:
         """The parts of the engine's flat state array, as views: for each recurrent layer a dict of h, c and a."""
         return _core.parts_of(flat, lanes, self._recurrent)
 
-    def _state_views(self, flat, lanes):
-        """The state as users see it: a list, one entry per recurrent layer, of views of the engine's flat array."""
-        return _entries(self._state_parts(flat, lanes))
+    def _state_of(self, flat, lanes):
+        """The state as users see it, views of the engine's flat array."""
+        return self._wrap_state(_entries(_core.parts_of(flat, lanes, self._recurrent)))
 
     def _wrap_state(self, views):
         """A single layer's state is its entry itself."""
@@ -317,27 +317,23 @@ class Layer:
                 return done[0], self._wrap_state(_entries(done[1]))
         if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
             return self._call_ragged(x, state, lengths, reset)
-        x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
+        x, lengths, reset, flat, batch_first, single, _, lanes = self._batch(x, state, lengths, reset)
         y = self._network.new_output(x)
         self._network.forward(self._weights(), x, y, flat, lengths, reset, batch_first)
-        return (y[:, 0] if single else y), self._state_of(flat)
-
-    def _state_of(self, flat):
-        """What users see of the engine's flat state array."""
-        return self._wrap_state(
-            self._state_views(flat, len(flat) // self._network.n_state if self._network.n_state else 1)
-        )
+        return (y[:, 0] if single else y), self._state_of(flat, lanes)
 
     def _batch(self, x, state, lengths, reset):
-        """Checked arguments of a call: x (T, B, I) or, with the fifth true, (B, T, I); was it a single sequence?"""
-        ndim = self._network.ready(x)
+        """Checked arguments of a call: x (T, B, I) or, with the fifth true, (B, T, I); is it one sequence; T, B."""
+        network = self._network
+        ndim = network.ready(x)
         single = (ndim or ndim_of(x)) == 2
         batch_first = self.batch_first and not single
         if not ndim:
-            x = as_input(x, "x", self.dtype, (-1,) * (2 - single) + (self._network.input_size,))
+            x = as_input(x, "x", network.dtype, (-1,) * (2 - single) + (network.input_size,))
         if single:
             x = x[:, None, :]
-        lanes, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+        first, second, _ = x.shape
+        lanes, steps = (first, second) if batch_first else (second, first)
         if lengths is not None:
             lengths = self._lengths(lengths, lanes, steps)
         if reset is not None:
@@ -345,10 +341,10 @@ class Layer:
             if single and reset.shape == (steps,):
                 reset = reset[:, None]
             reset = as_mask(reset, "reset", (steps, lanes))
-        flat = self._network.new_state(lanes)
+        flat = network.new_state(lanes)
         if state is not None:
             self._fill_state(flat, lanes, state)
-        return x, lengths, reset, flat, batch_first, single
+        return x, lengths, reset, flat, batch_first, single, steps, lanes
 
     def forward(self, x, state=None, lengths=None, reset=None, *, recompute=None):
         """Run a sequence or a batch and keep what its gradient needs.
@@ -388,30 +384,26 @@ class Layer:
         """
         if isinstance(x, (list, tuple)) and any(ndim_of(item) == 2 for item in x):
             return self._forward_ragged(x, state, lengths, reset, recompute)
-        x, lengths, reset, flat, batch_first, single = self._batch(x, state, lengths, reset)
-        steps, lanes = x.shape[:2][::-1] if batch_first else x.shape[:2]
-        span = self._span(recompute, steps, lanes)
-        y = self._network.new_output(x)
+        x, lengths, reset, flat, batch_first, single, steps, lanes = self._batch(x, state, lengths, reset)
+        network, span = self._network, self._span(recompute, steps, lanes)
+        y = network.new_output(x)
         seed = 0 if self._draws is None else int(self._draws.integers(2**64, dtype=np.uint64))
         tape = (_core.Tape if span >= steps else partial(_Spans, length=span))(
-            self._network, self._weights(), x, flat, lengths, reset, batch_first, seed
+            network, self._weights(), x, flat, lengths, reset, batch_first, seed
         )
         tape.forward(y, flat)
 
         def backward(dy, dstate=None, need_dx=True):
-            error = as_input(dy, "dy", self.dtype, (y.shape[0], y.shape[2]) if single else y.shape)
-            d_flat = self._network.new_state(lanes)
+            if not _core.alike(dy, y):
+                dy = as_input(dy, "dy", y.dtype, (y.shape[0], y.shape[2]) if single else y.shape).reshape(y.shape)
+            d_flat = network.new_state(lanes)
             if dstate is not None:
                 self._fill_state(d_flat, lanes, dstate)
             dx = np.empty_like(x) if as_flag(need_dx, "need_dx") else None
-            grad = self.grad
-            if steps * lanes * self._network.n_packed < BRIEF:
-                tape.backward(error.reshape(y.shape), dx, d_flat, grad, polled=False)
-            else:
-                grad += tape.backward(error.reshape(y.shape), dx, d_flat, None)
-            return (dx[:, 0] if single and need_dx else dx), self._state_of(d_flat)
+            self._parameters.add_grad(tape, dy, dx, d_flat, steps * lanes * network.n_packed >= BRIEF)
+            return (dx[:, 0] if single and need_dx else dx), self._state_of(d_flat, lanes)
 
-        return (y[:, 0] if single else y), self._state_of(flat), backward
+        return (y[:, 0] if single else y), self._state_of(flat, lanes), backward
 
     def _span(self, recompute, steps, lanes):
         """Steps of a span of a tape; as many as there are, if nothing is to be run again."""
@@ -474,7 +466,7 @@ class Layer:
         y = self._network.new_output(x)
         self._network.forward(self._weights(), x, y, flat, lengths, reset, starts=starts)
         ys = [y[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return ys, self._wrap_state(self._state_views(flat, len(arrays)))
+        return ys, self._state_of(flat, len(arrays))
 
     def _sequences(self, sequences, lengths):
         """A list of sequences, checked."""

@@ -371,7 +371,7 @@ class OnlineLearner:
     def state(self):
         """The state, a copy, as a stream's; setting it clears the traces."""
         self._core.idle()
-        return self.net._wrap_state(self.net._state_views(self._core.flat_state.copy(), self.lanes))
+        return self.net._state_of(self._core.flat_state.copy(), self.lanes)
 
     @state.setter
     def state(self, state):

@@ -32,7 +32,9 @@ class Optimizer:
         }
         self._steps = 0
         self._arrays = {
-            name: np.zeros_like(net.parameters) if used else None for name, used in (first, second) if name is not None
+            name: _core.aligned(net.parameters.size, net.dtype) if used else None
+            for name, used in (first, second)
+            if name is not None
         }
         self._names = first[0], second[0]
 

@@ -70,7 +70,7 @@ class Stream(_core.Stream):
     def state(self):
         """The state, a copy; in the form that the layer takes and returns. May be set."""
         self._idle()
-        return self.layer._wrap_state(self.layer._state_views(self.flat_state.copy(), self.lanes))
+        return self.layer._state_of(self.flat_state.copy(), self.lanes)
 
     @state.setter
     def state(self, state):

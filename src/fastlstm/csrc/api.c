@@ -596,11 +596,15 @@ fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const f
         at = y + rounded(batch->steps * batch->lanes * width) * real;
         weights += fastlstm_packed_size(engine, layers + i, d) * real;
     }
-    for (ptrdiff_t t = 0; t < (status ? 0 : batch->steps); t++)
-        for (ptrdiff_t b = 0; b < batch->lanes; b++)
-            memcpy((char *)batch->y + (t * batch->y_step + b * batch->y_lane) * real,
-                   (const char *)one.y + (t * one.y_step + b * one.y_lane) * real, (size_t)(one.y_lane * real));
-    return status;
+    if (status) return status;
+    const int alike = batch->y_step == one.y_step && batch->y_lane == one.y_lane;
+    const ptrdiff_t copies = alike ? 1 : batch->steps * batch->lanes, width = alike ? batch->steps * one.y_step : one.y_lane;
+    for (ptrdiff_t j = 0; j < copies; j++) {
+        const ptrdiff_t t = j / batch->lanes, b = j % batch->lanes;
+        memcpy((char *)batch->y + (t * batch->y_step + b * batch->y_lane) * real, (const char *)one.y + (t * one.y_step + b * one.y_lane) * real,
+               (size_t)(width * real));
+    }
+    return FASTLSTM_OK;
 }
 
 typedef struct fl_back_call {

@@ -8,6 +8,10 @@
 #ifndef FL_BACKWARD_H
 #define FL_BACKWARD_H
 
+/* Errors of net inputs are gathered as sources of products: (row-vectors, J rounded up to FL_W), zero in the padding, an order
+   that no register width shapes, so that sums over them are the same on every instruction set. */
+static ptrdiff_t fl_error_units(const fl_geometry *q) { return fl_padded(q->J, FL_W); }
+
 /* One group of one lane at one step. Gates and activations in, errors of net inputs out, in place:
 
        da_o = sum_v dh_v h(c_v)                d_o = o' da_o              dc_v += dh_v o h'(c_v) + p_o[v] d_o
@@ -16,13 +20,13 @@
        coupled gates: da_i = sum_v dc_v (g_v - c_v(t-1))                  dc_v(t-1) = dc_v f + p_i[v] d_i + p_f[v] d_f
 
    dh: (H,) error of the outputs from above; dh_next, da_next: from the net inputs of the step after, (H,) and (A,) or NULL;
-   dc: inout (H,). */
+   dc: inout (H,); gathered: of a plain cell those errors once more, as fl_gather_errors has them, or NULL. */
 FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next,
-                            REAL *dc, int usual, int plain) {
+                            REAL *dc, REAL *gathered, int usual, int plain) {
     const fl_geometry *q = &cell->q;
     const fastlstm_layer *l = cell->l;
     const fl_lstm_kind kind = fl_lstm_kind_of(cell, usual);
-    const ptrdiff_t S = kind.S, block = group * VW, n = q->J - block < VW ? q->J - block : VW;
+    const ptrdiff_t S = kind.S, block = group * VW, n = q->J - block < VW ? q->J - block : VW, J = fl_error_units(q);
     const int has_i = plain || q->i, has_f = plain || q->f, has_o = plain || q->o;
     const fastlstm_activation *gate = &kind.gate, *in = &kind.in, *out = &kind.out;
     const REAL *peep = !plain && l->peepholes ? cell->w + q->peephole + group * 3 * S * VW : NULL, *kept = acts + fl_act_cell(q, group, VW);
@@ -52,12 +56,19 @@ FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, co
         if (clipped) e = v_select(v_lt(v_abs(fl_state(f, c_prev, i, g)), v_set1((REAL)l->clip)), e, zero);
         da_i = v_fma(e, !plain && q->coupled ? v_sub(g, c_prev) : g, da_i);
         da_f = v_fma(e, c_prev, da_f);
-        v_store(act_g + v * VW, v_mul(v_mul(e, i), v_activate_grad(in, g)));
+        const V d_g = v_mul(v_mul(e, i), v_activate_grad(in, g));
+        v_store(act_g + v * VW, d_g);
+        if (gathered) fl_store_units(gathered + 3 * J + block, d_g, 1, J - block);
         fl_store_units(dc + block * S + v, v_mul(e, f), S, n);
     }
     const V d_i = v_mul(v_activate_grad(gate, i), da_i), d_f = v_mul(v_activate_grad(gate, f), da_f);
     if (has_i) v_store(act_i, d_i);
     if (has_f) v_store(act_f, d_f);
+    if (gathered) {
+        fl_store_units(gathered + block, d_i, 1, J - block);
+        fl_store_units(gathered + J + block, d_f, 1, J - block);
+        fl_store_units(gathered + 2 * J + block, d_o, 1, J - block);
+    }
     for (ptrdiff_t v = 0; peep && v < S; v++) {
         V e = fl_load_units(dc + block * S + v, S, n);
         if (has_i) e = v_fma(v_load(peep + v * VW), d_i, e);
@@ -68,9 +79,9 @@ FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, co
 
 FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next, REAL *dc) {
     for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
-        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, 1, 1);
-        else if (cell->usual) fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, 1, 0);
-        else fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, 0, 0);
+        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, NULL, 1, 1);
+        else if (cell->usual) fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, NULL, 1, 0);
+        else fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, NULL, 0, 0);
     }
 }
 
@@ -78,10 +89,6 @@ FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL
 typedef struct fl_errors {
     ptrdiff_t n, from;
 } fl_errors;
-
-/* As sources of products they are gathered: (n, J rounded up to FL_W), zero in the padding, an order that no register width
-   shapes, so that sums over them are the same on every instruction set. */
-static ptrdiff_t fl_error_units(const fl_geometry *q) { return (q->J + FL_W - 1) / FL_W * FL_W; }
 
 static void fl_gather_errors(const fl_geometry *q, const fl_errors *e, const REAL *d, REAL *to) {
     const ptrdiff_t J = fl_error_units(q);
@@ -144,26 +151,31 @@ FL_INLINE void fl_transposed_single(const fl_transposed *t, ptrdiff_t panel, con
         fl_store_units(to + (panel * FL_TILE + j) * VW, total[j], 1, t->outputs - (panel * FL_TILE + j) * VW);
 }
 
-/* to[r] = W^T d[r]; d: (rows,) gathered errors (R,), to: (rows,) outputs, net: scratch, (rows, FL_TILE, VW); back, wanted: as
-   of fl_rows. */
-FL_NOINLINE void fl_transposed_rows(const fl_transposed *t, const REAL *const *d, REAL *const *to, ptrdiff_t rows, REAL *net, int back, fl_wanted *wanted) {
-    const ptrdiff_t panels = fl_vectors(t->vectors, FL_TILE), size = FL_TILE * t->R * VW;
-    const ptrdiff_t pairs = rows == 1 ? t->vectors / (2 * FL_TILE) : 0; /* of whole panels, for eight chains */
-    REAL zero[FL_TILE * VW];
-    fl_zero(zero, FL_TILE * VW);
+/* to = W^T d for one row; d: gathered errors (R,); back: as of fl_rows. */
+FL_NOINLINE void fl_transposed_row(const fl_transposed *t, const REAL *d, REAL *to, int back) {
+    const ptrdiff_t panels = fl_vectors(t->vectors, FL_TILE), pairs = t->vectors / (2 * FL_TILE); /* of whole panels, for eight chains */
     for (ptrdiff_t turn = 0; turn < pairs; turn++)
-        fl_transposed_single(t, 2 * (back ? pairs - 1 - turn : turn), d[0], to[0], 2, FL_TILE);
-    for (ptrdiff_t turn = 2 * pairs; turn < panels; turn++) {
-        const ptrdiff_t panel = back && !pairs ? panels - 1 - turn : turn, N = fl_transposed_wide(t, panel);
-        if (rows == 1) {
-            switch (N) {
-            case 4: fl_transposed_single(t, panel, d[0], to[0], 1, 4); break;
-            case 3: fl_transposed_single(t, panel, d[0], to[0], 1, 3); break;
-            case 2: fl_transposed_single(t, panel, d[0], to[0], 1, 2); break;
-            default: fl_transposed_single(t, panel, d[0], to[0], 1, 1);
-            }
-            continue;
+        fl_transposed_single(t, 2 * (back ? pairs - 1 - turn : turn), d, to, 2, FL_TILE);
+    for (ptrdiff_t panel = 2 * pairs; panel < panels; panel++)
+        switch (fl_transposed_wide(t, panel)) {
+        case 4: fl_transposed_single(t, panel, d, to, 1, 4); break;
+        case 3: fl_transposed_single(t, panel, d, to, 1, 3); break;
+        case 2: fl_transposed_single(t, panel, d, to, 1, 2); break;
+        default: fl_transposed_single(t, panel, d, to, 1, 1);
         }
+}
+
+/* The same for many: d, to: (rows,); net: scratch, (rows, FL_TILE, VW); wanted: as of fl_rows. */
+static void fl_transposed_rows(const fl_transposed *t, const REAL *const *d, REAL *const *to, ptrdiff_t rows, REAL *net, int back, fl_wanted *wanted) {
+    const ptrdiff_t panels = fl_vectors(t->vectors, FL_TILE), size = FL_TILE * t->R * VW;
+    REAL zero[FL_TILE * VW];
+    if (rows == 1) {
+        fl_transposed_row(t, d[0], to[0], back);
+        return;
+    }
+    fl_zero(zero, FL_TILE * VW);
+    for (ptrdiff_t turn = 0; turn < panels; turn++) {
+        const ptrdiff_t panel = back ? panels - 1 - turn : turn, N = fl_transposed_wide(t, panel);
         const ptrdiff_t soon = turn + 1 == panels ? panel : back ? panel - 1 : panel + 1;
         const fl_tile tile = {t->w + panel * size, 0, N * VW, net, 0, N * VW, zero, t->w + soon * size, t->near, wanted};
         fl_add_sources(&tile, d, t->R, rows, 1, (int)N);
@@ -290,6 +302,36 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
     }
 }
 
+/* One lane of a plain cell, whose steps are short: the same with as little around a step as can be. */
+static int fl_back_single(const fl_back *b, const fl_back_view *v, fl_patience *patience) {
+    const fl_geometry *q = &v->cell.q;
+    const fastlstm_batch *batch = b->batch;
+    const ptrdiff_t H = q->H, steps = batch->lengths ? batch->lengths[0] : batch->steps;
+    const int reverse = b->l->reverse;
+    REAL *dh = (REAL *)(v->own + b->plan.dh), *dc = (REAL *)(v->own + b->plan.dc), *d = (REAL *)(v->own + b->plan.gathered);
+    REAL *dstate_h = (REAL *)b->dstate + b->l->state_h, *dstate_c = (REAL *)b->dstate + b->l->state_c;
+    const REAL *dy = (const REAL *)b->dy;
+    int stop = 0;
+    fl_zero(d, v->by_h.R);
+    fl_copy(dh, dstate_h, H);
+    fl_copy(dc, dstate_c, H);
+    for (ptrdiff_t done = steps - 1; done >= 0 && !stop; done--) {
+        const ptrdiff_t t = reverse ? steps - 1 - done : done;
+        REAL *acts = fl_back_errors(b, q, t);
+        for (ptrdiff_t group = 0; group < q->groups; group++)
+            fl_lstm_back(&v->cell, group, acts, dy + t * b->dy_step, dh, NULL, dc, d, 1, 1);
+        fl_transposed_row(&v->by_h, d, dh, done & !v->by_h.near);
+        if (batch->reset && fl_starts(batch, reverse, t, 0)) {
+            fl_zero(dh, H);
+            fl_zero(dc, H);
+        }
+        stop = fl_interrupted(patience, fl_transposed_size(&v->by_h));
+    }
+    fl_copy(dstate_h, dh, H);
+    fl_copy(dstate_c, dc, H);
+    return stop;
+}
+
 static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int parts, fl_patience *patience) {
     const fl_geometry *q = &v->cell.q;
     const fastlstm_batch *batch = b->batch;
@@ -306,6 +348,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     REAL *dstate_a = A ? (REAL *)b->dstate + b->l->state_a * all : NULL;
     ptrdiff_t n = 0;
     int stop = 0;
+    if (all == 1 && v->cell.plain && !q->has_tail && !q->has_noise) return fl_back_single(b, v, patience);
     fl_deal_lanes(batch, &share, &work);
     for (ptrdiff_t k = 0; k < B; k++) {
         d[k] = (REAL *)(v->own + b->plan.gathered) + k * apart;
@@ -583,8 +626,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
     for (int f = 0; f < feeds; f++)
         for (ptrdiff_t group = first; group < end; group++)
             for (ptrdiff_t n = 0; n < feed[f].errors.n; n++)
-                for (ptrdiff_t lane = 0; lane < VW; lane++)
-                    feed[f].row[(group * feed[f].errors.n + n) * VW + lane] = fl_param_row(l, q, group, lane, n, feed[f].errors.from);
+                fl_param_rows(l, q, group, n, feed[f].errors.from, feed[f].row + (group * feed[f].errors.n + n) * VW);
     if (b->add_gradient) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 0);
     else fl_zero(peep + first * P, (end - first) * P);
     /* From the last block of rows to the first: so spans of steps, the last one first, make the same sum. */
@@ -597,9 +639,9 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
         turn ^= 1;
         more = fl_place_errors(b, whole, tail, at, errors[turn]);
         for (ptrdiff_t r = 0; r < n; r++) { /* the sources of a tile's columns side by side: no two lines fight for a place in L1 */
-            const ptrdiff_t t = b->rows[at + r] / B, lane = b->rows[at + r] % B;
+            const ptrdiff_t row = b->rows[at + r], t = B == 1 ? row : row / B, lane = row - t * B;
             const REAL *s[FL_KINDS] = {NULL, NULL, NULL};
-            s[FL_X] = tail ? fl_back_errors(b, whole, b->rows[at + r]) + fl_act_tail(whole, VW) : fl_back_source(b, q, t, lane, FL_X);
+            s[FL_X] = tail ? fl_back_errors(b, whole, row) + fl_act_tail(whole, VW) : fl_back_source(b, q, t, lane, FL_X);
             if (fl_sources(q, FL_H)) s[FL_H] = fl_back_source(b, q, t, lane, FL_H);
             if (q->A) s[FL_A] = fl_back_source(b, q, t, lane, FL_A);
             for (int f = 0; f < feeds; f++)

@@ -15,6 +15,14 @@ static ptrdiff_t fl_param_row(const fastlstm_layer *l, const fl_geometry *q, ptr
     return n * q->J + j;
 }
 
+/* The same of all its lanes. */
+static void fl_param_rows(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, ptrdiff_t n, ptrdiff_t from, ptrdiff_t *row) {
+    const ptrdiff_t first = fl_param_row(l, q, group, 0, n, from), lanes = q->J - group * VW;
+    const ptrdiff_t apart = l->kind == FASTLSTM_LSTM && n >= q->gates ? q->S : 1;
+    for (ptrdiff_t lane = 0; lane < VW; lane++)
+        row[lane] = lane < lanes ? first + lane * apart : -1;
+}
+
 /* m[j][k] <-> m[k][j] */
 FL_INLINE void fl_turn(V *m) {
     FL_UNROLL
@@ -40,9 +48,14 @@ FL_NOINLINE void fl_turn_in(const REAL *const *row, ptrdiff_t from, ptrdiff_t n,
     for (int j = 0; j < VW; j++)
         m[j] = row[j] ? fl_load_first(row[j] + from, n) : v_zero();
     fl_turn(m);
+    if (n < VW) {
+        for (int k = 0; k < n; k++)
+            v_store(to + k * stride, m[k]);
+        return;
+    }
     FL_UNROLL
     for (int k = 0; k < VW; k++)
-        if (k < n) v_store(to + k * stride, m[k]);
+        v_store(to + k * stride, m[k]);
 }
 
 /* And back; columns from n on are zero. */
@@ -69,11 +82,17 @@ FL_NOINLINE void fl_copy_sources(const fastlstm_layer *l, const fl_geometry *q, 
                             ptrdiff_t at, ptrdiff_t count, ptrdiff_t G, ptrdiff_t first) {
     const ptrdiff_t stride = G * VW;
     for (ptrdiff_t n = 0; n < G; n++) {
+        ptrdiff_t place[VW];
         REAL *row[VW];
-        for (ptrdiff_t lane = 0; lane < VW; lane++) {
-            const ptrdiff_t r = fl_param_row(l, q, group, lane, n, first);
-            row[lane] = r < 0 ? NULL : params + at + r * count;
+        fl_param_rows(l, q, group, n, first, place);
+        for (ptrdiff_t lane = 0; lane < VW; lane++)
+            row[lane] = place[lane] < 0 ? NULL : params + at + place[lane] * count;
+        for (ptrdiff_t lane = 0; lane < VW && count == 1; lane++) {
+            REAL *w = weights + n * VW + lane;
+            if (!back) *w = row[lane] ? *row[lane] : 0;
+            else if (row[lane]) *row[lane] = *w;
         }
+        if (count == 1) continue;
         for (ptrdiff_t k = 0; k < count; k += VW) {
             REAL *w = weights + k * stride + n * VW;
             const ptrdiff_t some = count - k < VW ? count - k : VW;

@@ -144,15 +144,41 @@ static void fl_add_sources(const fl_tile *tile, const REAL *const *s, ptrdiff_t 
     }
 }
 
-/* The same for one row, whose totals are in registers, each panel's N `apart` from the next one's. */
-FL_INLINE void fl_single_add(V *total, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int P, int N, int apart) {
-    for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
-        V acc[2 * FL_TILE];
-        fl_chain(acc, P, 1, N, w + from * N * VW, panel, N * VW, &s, from, count - from < FL_BLOCK ? count - from : FL_BLOCK, 0);
+/* One row's sums over `blocks` of `count` sources each, all side by side, and their totals in turn. */
+FL_INLINE void fl_single_blocks(V *total, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int blocks, int P, int N, int apart) {
+    V acc[2 * FL_TILE];
+    FL_UNROLL
+    for (int j = 0; j < blocks * P * N; j++)
+        acc[j] = v_zero();
+    for (ptrdiff_t k = 0; k < count; k++, w += N * VW) {
+        FL_UNROLL
+        for (int b = 0; b < blocks; b++) {
+            const V x = v_bcast(s + b * FL_BLOCK + k);
+            FL_UNROLL
+            for (int j = 0; j < P * N; j++)
+                acc[b * P * N + j] = v_fma(x, v_load(w + b * FL_BLOCK * N * VW + j / N * panel + j % N * VW), acc[b * P * N + j]);
+        }
+    }
+    FL_UNROLL
+    for (int b = 0; b < blocks; b++) {
         FL_UNROLL
         for (int j = 0; j < P * N; j++)
-            total[j / N * apart + j % N] = v_add(total[j / N * apart + j % N], acc[j]);
+            total[j / N * apart + j % N] = v_add(total[j / N * apart + j % N], acc[b * P * N + j]);
     }
+}
+
+/* The same as fl_add_sources for one row, whose totals are in registers, each panel's N `apart` from the next one's. A chain
+   waits for itself: blocks side by side make up to eight, as many as keep a core busy. */
+FL_INLINE void fl_single_add(V *total, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int P, int N, int apart) {
+    ptrdiff_t from = 0;
+    if (P * N <= FL_TILE / 2)
+        for (; from + 4 * FL_BLOCK <= count; from += 4 * FL_BLOCK)
+            fl_single_blocks(total, w + from * N * VW, panel, s + from, FL_BLOCK, 4, P, N, apart);
+    if (P * N <= FL_TILE)
+        for (; from + 2 * FL_BLOCK <= count; from += 2 * FL_BLOCK)
+            fl_single_blocks(total, w + from * N * VW, panel, s + from, FL_BLOCK, 2, P, N, apart);
+    for (; from < count; from += FL_BLOCK)
+        fl_single_blocks(total, w + from * N * VW, panel, s + from, count - from < FL_BLOCK ? count - from : FL_BLOCK, 1, P, N, apart);
 }
 
 /* The biases of one row-vector: bias_ih + bias_hh, each if it exists. */
