@@ -187,6 +187,17 @@ int main(void) {
         check_backward(&k);
         memory_release(begin);
     }
+    for (ptrdiff_t n = 0; n < 2 * COUNT(sizes); n++) { /* one lane of a plain cell */
+        task k = {0};
+        const ptrdiff_t H = sizes[n % COUNT(sizes)] * (n < COUNT(sizes) ? 1 : 4);
+        fastlstm_layer back = lstm(5, H, 1, IFO);
+        back.reverse = 1;
+        add(&k.m, lstm(5, H, 1, IFO), (int)n % 3);
+        if (n % 3 == 1) add(&k.m, back, (int)n % 2);
+        fill_task(&k, n % 5 ? 1 + random_below(9) : 70, 1, n % 3 == 1, n % 2);
+        check_backward(&k);
+        memory_release(begin);
+    }
     for (ptrdiff_t n = 0; n < 8; n++) { /* work enough for several threads */
         task k = {0};
         fastlstm_layer back = another(n + 1, 17, 65), forth = another(n, 17, 65 + n);

@@ -277,7 +277,7 @@ static void check_poll(const fastlstm_engine *e) {
 
 static void forward_tests(void) {
     const ptrdiff_t hidden[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 100}, lanes[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 13};
-    const ptrdiff_t others[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 257};
+    const ptrdiff_t others[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 257}, many[] = {127, 128, 129, 191, 192, 256, 257, 449};
     const int begin = memory_mark();
     for (ptrdiff_t n = 0; n < COUNT(hidden) * COUNT(lanes); n++) { /* sizes: the plain cell, and linear layers */
         task k = {0};
@@ -315,6 +315,14 @@ static void forward_tests(void) {
         fill_task(&k, H > 100 ? 3 : step_counts[n % 3], H > 100 ? 1 + n % 3 : lanes[(n + n / 8) % COUNT(lanes)], n % 3 == 1, n % 2);
         check_forward(&k);
         if (k.B > 1 && H < 100 && n % 3 == 0) check_isolation(&k);
+        memory_release(begin);
+    }
+    for (ptrdiff_t n = 0; n < 3 * COUNT(many); n++) { /* many inputs of few outputs: blocks of sources side by side */
+        task k = {0};
+        const ptrdiff_t I = many[n % COUNT(many)], H = 1 + n * 7 % 40;
+        add(&k.m, n % 3 == 0 ? linear(I, H, (int)(n % ACTIVATIONS)) : n % 3 == 1 ? lstm(I, H, 1, IFO) : another(n, I, H), 1);
+        fill_task(&k, 2, 1 + n % 2, 0, 0);
+        check_forward(&k);
         memory_release(begin);
     }
     for (ptrdiff_t n = 0; n < 40; n++) { /* stacks */
