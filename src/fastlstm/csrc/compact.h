@@ -36,6 +36,7 @@ typedef struct fl_job {
     ptrdiff_t G, row;               /* row-vectors that these kinds feed: how many, and G * VW */
     REAL *net;                      /* (P, net_panel), in each (rows, net_row), in each what they feed */
     ptrdiff_t net_panel, net_row;
+    const fl_rows *step;            /* one row: a cell's step, which goes on from registers; or NULL */
 } fl_job;
 
 /* What net input n of a group starts from: its biases, or the total so far. */
@@ -44,7 +45,27 @@ FL_INLINE V fl_job_start(const fl_job *job, ptrdiff_t group, ptrdiff_t n, const 
     return job->started ? v_load(total) : fl_start(q, job->cell->w + group * q->biases * job->cell->c.row, n);
 }
 
-/* The same for all rows of P panels, before the first kind of sources. */
+/* The same for one row and P panels of N row-vectors, in registers; and what becomes of the totals. */
+FL_INLINE void fl_job_open(const fl_job *job, ptrdiff_t group, V *total, int P, int N) {
+    const fl_cell *cell = job->cell;
+    const REAL *bias = cell->w + group * cell->q.biases * cell->c.row;
+    FL_UNROLL
+    for (int j = 0; j < P * N; j++)
+        total[j] = job->started ? v_load(job->net + j / N * job->net_panel + j % N * VW)
+                                : fl_bias(bias + j / N * cell->q.biases * cell->c.row + j % N * VW, cell->c.row, cell->q.biases);
+}
+
+FL_INLINE void fl_job_close(const fl_job *job, ptrdiff_t group, const V *total, int P, int N) {
+    if (job->step) {
+        fl_single_end(job->cell, group, job->step, total, P, N);
+        return;
+    }
+    FL_UNROLL
+    for (int j = 0; j < P * N; j++)
+        v_store(job->net + j / N * job->net_panel + j % N * VW, total[j]);
+}
+
+/* What all rows of P panels start from, before the first kind of sources. */
 static void fl_job_start_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     for (ptrdiff_t p = 0; p < P && !job->started; p++)
         for (ptrdiff_t n = 0; n < job->cell->q.N; n++) {
@@ -79,9 +100,7 @@ FL_INLINE void fl_half_chain(V *acc, int P, int N, const uint16_t *w, ptrdiff_t 
 
 FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) {
     V total[2 * FL_TILE], acc[2 * FL_TILE];
-    FL_UNROLL
-    for (int j = 0; j < P * N; j++)
-        total[j] = fl_job_start(job, group + j / N, j % N, job->net + j / N * job->net_panel + j % N * VW);
+    fl_job_open(job, group, total, P, N);
     for (int kind = job->first; kind < job->end; kind++) {
         const ptrdiff_t count = fl_sources(&job->cell->q, kind);
         for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
@@ -92,9 +111,7 @@ FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) 
                 total[j] = v_add(total[j], acc[j]);
         }
     }
-    FL_UNROLL
-    for (int j = 0; j < P * N; j++)
-        v_store(job->net + j / N * job->net_panel + j % N * VW, total[j]);
+    fl_job_close(job, group, total, P, N);
 }
 
 /* Many rows share what is widened: N row-vectors from n0 on. */
@@ -201,17 +218,16 @@ FL_INLINE V fl_bytes_total(V total, VI dot, const REAL *scale_s, const REAL *sca
 
 /* One row. */
 FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N, int unsigned_dots) {
+    V total[2 * FL_TILE];
+    fl_job_open(job, group, total, P, N);
     for (int kind = job->first; kind < job->end; kind++) {
         VI acc[2 * FL_TILE];
         fl_bytes_chain(acc, P, 1, N, job, group, kind, 0, N * VW, 0, unsigned_dots);
         FL_UNROLL
-        for (int j = 0; j < P * N; j++) {
-            REAL *total = job->net + j / N * job->net_panel + j % N * VW;
-            const V before = kind == FL_X ? fl_job_start(job, group + j / N, j % N, total) : v_load(total);
-            v_store(total, fl_bytes_total(before, acc[j], job->scratch->scales + kind,
-                                          fl_scales(job, group + j / N, kind) + j % N * VW));
-        }
+        for (int j = 0; j < P * N; j++)
+            total[j] = fl_bytes_total(total[j], acc[j], job->scratch->scales + kind, fl_scales(job, group + j / N, kind) + j % N * VW);
     }
+    fl_job_close(job, group, total, P, N);
 }
 
 /* The end of a tile of rows, once for tiles of all shapes. */
@@ -356,26 +372,11 @@ static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const R
     return job;
 }
 
-/* The ends of P groups. Those of a plain cell's one row side by side: each waits for its own divisions alone. */
-static void fl_compact_finish(const fl_cell *cell, ptrdiff_t group, ptrdiff_t P, const fl_rows *rows, REAL *net, ptrdiff_t net_panel) {
-    if (rows->n > 1 || !cell->plain) {
-        for (ptrdiff_t p = 0; p < P; p++)
-            fl_finish_rows(cell, group + p, rows, net + p * net_panel);
-        return;
-    }
-    V c[2 * FL_TILE];
-    for (ptrdiff_t p = 0; p < P; p++) {
-        const REAL *t = net + p * net_panel;
-        c[p] = fl_plain_state(cell, group + p, rows->row, v_load(t), v_load(t + VW), v_load(t + 3 * VW));
-    }
-    for (ptrdiff_t p = 0; p < P; p++)
-        fl_plain_output(cell, group + p, rows->row, v_load(net + p * net_panel + 2 * VW), c[p]);
-}
-
 /* fl_cell_rows, fl_input_rows and fl_linear_rows for either kind of weights. */
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
     fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
     job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->q.N * VW;
+    job.step = rows->n == 1 && job.G <= FL_TILE && !cell->q.shift ? rows : NULL;
     const ptrdiff_t most = fl_compact_most(cell, rows->n), turns = fl_pass_turns(cell, most);
     for (ptrdiff_t turn = 0; turn < turns; turn++) {
         const ptrdiff_t first = fl_pass_group(cell, most, turn, turns, rows->back), end = first + fl_pass_panels(cell, most, first);
@@ -383,7 +384,8 @@ static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const
             P = fl_compact_panels(cell, group, rows->n);
             job.net = rows->net + group * rows->net_panel;
             fl_job_panels(&job, group, P);
-            fl_compact_finish(cell, group, P, rows, job.net, job.net_panel);
+            for (ptrdiff_t p = 0; p < P && !job.step; p++)
+                fl_finish_rows(cell, group + p, rows, job.net + p * job.net_panel);
         }
     }
 }

@@ -10,13 +10,10 @@ FL_NOINLINE void fl_finish(const fl_cell *cell, ptrdiff_t group, REAL *net, cons
     else fl_gru_gates(cell, group, net, row, h);
 }
 
-/* All of a cell's net inputs and its end, for one row and P groups, in registers: short chains side by side. */
-FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, int P, int N, int G, int shift) {
-    V total[8];
-    fl_net_single(total, cell, group, rows->net_panel ? rows->net + group * rows->net_panel : NULL, rows->net_panel, rows->x[0],
-                  rows->h[0], cell->q.A ? rows->a[0] : NULL, P, N, G, shift);
+/* The end of P groups of one row, whose N net inputs each are in registers. */
+FL_INLINE void fl_single_end(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, const V *total, int P, int N) {
     const fl_row *row = rows->row;
-    if (N == 4 && G == 4 && cell->plain) {
+    if (N == 4 && cell->plain) {
         V c[2];
         FL_UNROLL
         for (int p = 0; p < P; p++)
@@ -34,6 +31,14 @@ FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_row
             v_store(net + n * VW, total[p * N + n]);
         fl_finish(cell, group + p, net, row, rows->h[0]);
     }
+}
+
+/* All of a cell's net inputs and its end, for one row and P groups, in registers: short chains side by side. */
+FL_INLINE void fl_cell_single(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, int P, int N, int G, int shift) {
+    V total[8];
+    fl_net_single(total, cell, group, rows->net_panel ? rows->net + group * rows->net_panel : NULL, rows->net_panel, rows->x[0],
+                  rows->h[0], cell->q.A ? rows->a[0] : NULL, P, N, G, shift);
+    fl_single_end(cell, group, rows, total, P, N);
 }
 
 /* As many groups at a time as make 8 net inputs. */
