@@ -230,6 +230,37 @@ FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N,
     fl_job_close(job, group, total, P, N);
 }
 
+/* One row of a plain cell, one group at a time, each's end amid the products of the next one: as fl_plain_row. */
+FL_INLINE void fl_bytes_plain(const fl_job *job, int unsigned_dots) {
+    enum { N = 4 };
+    const fl_cell *cell = job->cell;
+    const fl_row *row = job->step->row;
+    const ptrdiff_t groups = cell->end - cell->first;
+    V net[N] = {v_zero()}, c = v_zero(); /* of the group before */
+    ptrdiff_t before = -1;
+    fl_job one = *job;
+    for (ptrdiff_t at = 0; at < groups; at++) {
+        const ptrdiff_t group = job->step->back ? cell->end - 1 - at : cell->first + at;
+        V total[N];
+        one.net = job->net + group * job->step->net_panel;
+        fl_job_open(&one, group, total, 1, N);
+        for (int kind = job->first; kind < FL_A; kind++) {
+            VI acc[N];
+            fl_bytes_chain(acc, 1, 1, N, job, group, kind, 0, N * VW, 0, unsigned_dots);
+            if (before >= 0 && kind == job->first) c = fl_plain_state(cell, before, row, net[0], net[1], net[3]);
+            FL_UNROLL
+            for (int j = 0; j < N; j++)
+                total[j] = fl_bytes_total(total[j], acc[j], job->scratch->scales + kind, fl_scales(job, group, kind) + j * VW);
+        }
+        if (before >= 0) fl_plain_output(cell, before, row, net[2], c);
+        FL_UNROLL
+        for (int n = 0; n < N; n++)
+            net[n] = total[n];
+        before = group;
+    }
+    fl_plain_output(cell, before, row, net[2], fl_plain_state(cell, before, row, net[0], net[1], net[3]));
+}
+
 /* The end of a tile of rows, once for tiles of all shapes. */
 FL_NOINLINE void fl_bytes_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R,
                               int N, const int32_t *dots) {
@@ -331,6 +362,9 @@ FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P)
         fl_half_rows(job, group, P, n, G > FL_TILE ? 1 : G);
 }
 
+FL_NOINLINE void fl_bytes_plain_signed(const fl_job *job) { fl_bytes_plain(job, 0); }
+FL_NOINLINE void fl_bytes_plain_unsigned(const fl_job *job) { fl_bytes_plain(job, V_DOT_UNSIGNED); }
+
 static void fl_job_kinds(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     if (job->cell->l->weights == FASTLSTM_FLOAT16) fl_half_panels(job, group, P);
     else if (job->scratch->unsigned_dots) fl_bytes_unsigned(job, group, P);
@@ -376,7 +410,13 @@ static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const R
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
     fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
     job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->q.N * VW;
+    job.net = rows->net;
     job.step = rows->n == 1 && job.G <= FL_TILE && !cell->q.shift ? rows : NULL;
+    if (job.step && cell->plain && cell->l->weights == FASTLSTM_INT8) {
+        if (scratch->unsigned_dots) fl_bytes_plain_unsigned(&job);
+        else fl_bytes_plain_signed(&job);
+        return;
+    }
     const ptrdiff_t most = fl_compact_most(cell, rows->n), turns = fl_pass_turns(cell, most);
     for (ptrdiff_t turn = 0; turn < turns; turn++) {
         const ptrdiff_t first = fl_pass_group(cell, most, turn, turns, rows->back), end = first + fl_pass_panels(cell, most, first);
