@@ -34,25 +34,23 @@ typedef struct fl_job {
     int first, end;                 /* kinds */
     int started;                    /* the totals go on; otherwise they start from the biases */
     ptrdiff_t G, row;               /* row-vectors that these kinds feed: how many, and G * VW */
+    ptrdiff_t shift;                /* where those begin that h feeds, if one job has both */
     REAL *net;                      /* (P, net_panel), in each (rows, net_row), in each what they feed */
     ptrdiff_t net_panel, net_row;
     const fl_rows *step;            /* one row: a cell's step, which goes on from registers; or NULL */
 } fl_job;
 
-/* What net input n of a group starts from: its biases, or the total so far. */
-FL_INLINE V fl_job_start(const fl_job *job, ptrdiff_t group, ptrdiff_t n, const REAL *total) {
+/* What one row's N net inputs of P panels start from, of which each kind of sources feeds G, in registers; and what becomes of
+   the totals. */
+FL_INLINE void fl_job_open(const fl_job *job, ptrdiff_t group, V *total, int P, int N, int G) {
     const fl_geometry *q = &job->cell->q;
-    return job->started ? v_load(total) : fl_start(q, job->cell->w + group * q->biases * job->cell->c.row, n);
-}
-
-/* The same for one row and P panels of N row-vectors, in registers; and what becomes of the totals. */
-FL_INLINE void fl_job_open(const fl_job *job, ptrdiff_t group, V *total, int P, int N) {
-    const fl_cell *cell = job->cell;
-    const REAL *bias = cell->w + group * cell->q.biases * cell->c.row;
+    const ptrdiff_t row = job->cell->c.row, biases = q->biases;
+    const REAL *bias = job->cell->w + group * biases * row;
     FL_UNROLL
     for (int j = 0; j < P * N; j++)
         total[j] = job->started ? v_load(job->net + j / N * job->net_panel + j % N * VW)
-                                : fl_bias(bias + j / N * cell->q.biases * cell->c.row + j % N * VW, cell->c.row, cell->q.biases);
+                   : N == G     ? fl_bias(bias + j / N * biases * row + j % N * VW, row, biases)
+                                : fl_start(q, bias + j / N * biases * row, j % N);
 }
 
 FL_INLINE void fl_job_close(const fl_job *job, ptrdiff_t group, const V *total, int P, int N) {
@@ -69,7 +67,7 @@ FL_INLINE void fl_job_close(const fl_job *job, ptrdiff_t group, const V *total, 
 static void fl_job_start_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     for (ptrdiff_t p = 0; p < P && !job->started; p++)
         for (ptrdiff_t n = 0; n < job->cell->q.N; n++) {
-            const V bias = fl_job_start(job, group + p, n, NULL);
+            const V bias = fl_start(&job->cell->q, job->cell->w + (group + p) * job->cell->q.biases * job->cell->c.row, n);
             for (ptrdiff_t r = 0; r < job->rows; r++)
                 v_store(job->net + p * job->net_panel + r * job->net_row + n * VW, bias);
         }
@@ -98,18 +96,25 @@ FL_INLINE void fl_half_chain(V *acc, int P, int N, const uint16_t *w, ptrdiff_t 
     }
 }
 
-FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N) {
-    V total[2 * FL_TILE], acc[2 * FL_TILE];
-    fl_job_open(job, group, total, P, N);
+/* total[p][from + n] += the products of one kind of sources, n < G. */
+FL_INLINE void fl_half_add(V *total, const fl_job *job, ptrdiff_t group, int kind, int P, int N, int G, int from) {
+    const ptrdiff_t count = fl_sources(&job->cell->q, kind);
+    for (ptrdiff_t k = 0; k < count; k += FL_BLOCK) {
+        V acc[2 * FL_TILE];
+        fl_half_chain(acc, P, G, fl_halves(job, group, kind) + k * G * VW, 2 * job->cell->c.at[FL_KINDS], job->s[kind][0] + k,
+                      count - k < FL_BLOCK ? count - k : FL_BLOCK);
+        FL_UNROLL
+        for (int j = 0; j < P * G; j++)
+            total[j / G * N + from + j % G] = v_add(total[j / G * N + from + j % G], acc[j]);
+    }
+}
+
+FL_INLINE void fl_half_single(const fl_job *job, ptrdiff_t group, int P, int N, int G) {
+    V total[2 * FL_TILE];
+    fl_job_open(job, group, total, P, N, G);
     for (int kind = job->first; kind < job->end; kind++) {
-        const ptrdiff_t count = fl_sources(&job->cell->q, kind);
-        for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
-            fl_half_chain(acc, P, N, fl_halves(job, group, kind) + from * N * VW, 2 * job->cell->c.at[FL_KINDS],
-                          job->s[kind][0] + from, count - from < FL_BLOCK ? count - from : FL_BLOCK);
-            FL_UNROLL
-            for (int j = 0; j < P * N; j++)
-                total[j] = v_add(total[j], acc[j]);
-        }
+        if (N > G && kind > FL_X) fl_half_add(total, job, group, kind, P, N, G, N - G);
+        else fl_half_add(total, job, group, kind, P, N, G, 0);
     }
     fl_job_close(job, group, total, P, N);
 }
@@ -216,34 +221,42 @@ FL_INLINE V fl_bytes_total(V total, VI dot, const REAL *scale_s, const REAL *sca
     return v_add(total, v_mul(vi_real(dot), v_mul(v_bcast(scale_s), v_load(scale_w))));
 }
 
+/* As fl_half_add. */
+FL_INLINE void fl_bytes_single_add(V *total, const fl_job *job, ptrdiff_t group, int kind, int P, int N, int G, int from, int unsigned_dots) {
+    VI acc[2 * FL_TILE];
+    fl_bytes_chain(acc, P, 1, G, job, group, kind, 0, G * VW, 0, unsigned_dots);
+    FL_UNROLL
+    for (int j = 0; j < P * G; j++) {
+        V *to = total + j / G * N + from + j % G;
+        *to = fl_bytes_total(*to, acc[j], job->scratch->scales + kind, fl_scales(job, group + j / G, kind) + j % G * VW);
+    }
+}
+
 /* One row. */
-FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N, int unsigned_dots) {
+FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N, int G, int unsigned_dots) {
     V total[2 * FL_TILE];
-    fl_job_open(job, group, total, P, N);
+    fl_job_open(job, group, total, P, N, G);
     for (int kind = job->first; kind < job->end; kind++) {
-        VI acc[2 * FL_TILE];
-        fl_bytes_chain(acc, P, 1, N, job, group, kind, 0, N * VW, 0, unsigned_dots);
-        FL_UNROLL
-        for (int j = 0; j < P * N; j++)
-            total[j] = fl_bytes_total(total[j], acc[j], job->scratch->scales + kind, fl_scales(job, group + j / N, kind) + j % N * VW);
+        if (N > G && kind > FL_X) fl_bytes_single_add(total, job, group, kind, P, N, G, N - G, unsigned_dots);
+        else fl_bytes_single_add(total, job, group, kind, P, N, G, 0, unsigned_dots);
     }
     fl_job_close(job, group, total, P, N);
 }
 
 /* One row of a plain cell, one group at a time, each's end amid the products of the next one: as fl_plain_row. */
-FL_INLINE void fl_bytes_plain(const fl_job *job, int unsigned_dots) {
+FL_INLINE void fl_bytes_plain(fl_job *job, int unsigned_dots) {
     enum { N = 4 };
     const fl_cell *cell = job->cell;
     const fl_row *row = job->step->row;
     const ptrdiff_t groups = cell->end - cell->first;
     V net[N] = {v_zero()}, c = v_zero(); /* of the group before */
     ptrdiff_t before = -1;
-    fl_job one = *job;
+    REAL *made = job->net;
     for (ptrdiff_t at = 0; at < groups; at++) {
         const ptrdiff_t group = job->step->back ? cell->end - 1 - at : cell->first + at;
         V total[N];
-        one.net = job->net + group * job->step->net_panel;
-        fl_job_open(&one, group, total, 1, N);
+        job->net = made + group * job->step->net_panel;
+        fl_job_open(job, group, total, 1, N, N);
         for (int kind = job->first; kind < FL_A; kind++) {
             VI acc[N];
             fl_bytes_chain(acc, 1, 1, N, job, group, kind, 0, N * VW, 0, unsigned_dots);
@@ -317,15 +330,17 @@ static ptrdiff_t fl_compact_panels(const fl_cell *cell, ptrdiff_t group, ptrdiff
 
 FL_INLINE void fl_bytes_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P, int unsigned_dots) {
     const ptrdiff_t G = job->G;
-    if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G) {
-        case 16 + 4: fl_bytes_single(job, group, 2, 4, unsigned_dots); return;
-        case 8 + 4: fl_bytes_single(job, group, 1, 4, unsigned_dots); return;
-        case 16 + 3: fl_bytes_single(job, group, 2, 3, unsigned_dots); return;
-        case 8 + 3: fl_bytes_single(job, group, 1, 3, unsigned_dots); return;
-        case 32 + 2: fl_bytes_single(job, group, 4, 2, unsigned_dots); return;
-        case 8 + 2: fl_bytes_single(job, group, 1, 2, unsigned_dots); return;
-        case 64 + 1: fl_bytes_single(job, group, 8, 1, unsigned_dots); return;
-        default: fl_bytes_single(job, group, 1, 1, unsigned_dots); return;
+    if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G + job->shift * 128) {
+        case 16 + 4: fl_bytes_single(job, group, 2, 4, 4, unsigned_dots); return;
+        case 8 + 4: fl_bytes_single(job, group, 1, 4, 4, unsigned_dots); return;
+        case 128 + 16 + 3: fl_bytes_single(job, group, 2, 4, 3, unsigned_dots); return;
+        case 128 + 8 + 3: fl_bytes_single(job, group, 1, 4, 3, unsigned_dots); return;
+        case 16 + 3: fl_bytes_single(job, group, 2, 3, 3, unsigned_dots); return;
+        case 8 + 3: fl_bytes_single(job, group, 1, 3, 3, unsigned_dots); return;
+        case 32 + 2: fl_bytes_single(job, group, 4, 2, 2, unsigned_dots); return;
+        case 8 + 2: fl_bytes_single(job, group, 1, 2, 2, unsigned_dots); return;
+        case 64 + 1: fl_bytes_single(job, group, 8, 1, 1, unsigned_dots); return;
+        default: fl_bytes_single(job, group, 1, 1, 1, unsigned_dots); return;
         }
     fl_job_start_rows(job, group, P);
     switch (P * 8 + G) {
@@ -347,23 +362,25 @@ FL_NOINLINE void fl_bytes_unsigned(const fl_job *job, ptrdiff_t group, ptrdiff_t
 
 FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     const ptrdiff_t G = job->G;
-    if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G) {
-        case 16 + 4: fl_half_single(job, group, 2, 4); return;
-        case 8 + 4: fl_half_single(job, group, 1, 4); return;
-        case 16 + 3: fl_half_single(job, group, 2, 3); return;
-        case 8 + 3: fl_half_single(job, group, 1, 3); return;
-        case 32 + 2: fl_half_single(job, group, 4, 2); return;
-        case 8 + 2: fl_half_single(job, group, 1, 2); return;
-        case 64 + 1: fl_half_single(job, group, 8, 1); return;
-        default: fl_half_single(job, group, 1, 1); return;
+    if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G + job->shift * 128) {
+        case 16 + 4: fl_half_single(job, group, 2, 4, 4); return;
+        case 8 + 4: fl_half_single(job, group, 1, 4, 4); return;
+        case 128 + 16 + 3: fl_half_single(job, group, 2, 4, 3); return;
+        case 128 + 8 + 3: fl_half_single(job, group, 1, 4, 3); return;
+        case 16 + 3: fl_half_single(job, group, 2, 3, 3); return;
+        case 8 + 3: fl_half_single(job, group, 1, 3, 3); return;
+        case 32 + 2: fl_half_single(job, group, 4, 2, 2); return;
+        case 8 + 2: fl_half_single(job, group, 1, 2, 2); return;
+        case 64 + 1: fl_half_single(job, group, 8, 1, 1); return;
+        default: fl_half_single(job, group, 1, 1, 1); return;
         }
     fl_job_start_rows(job, group, P);
     for (ptrdiff_t n = 0; n < (G > FL_TILE ? G : 1); n++)
         fl_half_rows(job, group, P, n, G > FL_TILE ? 1 : G);
 }
 
-FL_NOINLINE void fl_bytes_plain_signed(const fl_job *job) { fl_bytes_plain(job, 0); }
-FL_NOINLINE void fl_bytes_plain_unsigned(const fl_job *job) { fl_bytes_plain(job, V_DOT_UNSIGNED); }
+FL_NOINLINE void fl_bytes_plain_signed(fl_job *job) { fl_bytes_plain(job, 0); }
+FL_NOINLINE void fl_bytes_plain_unsigned(fl_job *job) { fl_bytes_plain(job, V_DOT_UNSIGNED); }
 
 static void fl_job_kinds(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     if (job->cell->l->weights == FASTLSTM_FLOAT16) fl_half_panels(job, group, P);
@@ -371,9 +388,9 @@ static void fl_job_kinds(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     else fl_bytes_signed(job, group, P);
 }
 
-/* All kinds at once; but a GRU's, which feed different net inputs, one after the other. */
+/* All kinds at once; but those of a GRU's many rows, which feed different net inputs, one after the other. */
 static void fl_job_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
-    if (!job->cell->q.shift) {
+    if (!job->cell->q.shift || job->shift) {
         fl_job_kinds(job, group, P);
         return;
     }
@@ -401,6 +418,7 @@ static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const R
                         .started = first > FL_X,
                         .G = cell->q.G,
                         .row = cell->q.G * VW,
+                        .shift = rows == 1 && !fl_gathers(&cell->q) ? cell->q.shift : 0,
                         .net_row = cell->q.N * VW};
     if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(&job);
     return job;
@@ -411,7 +429,7 @@ static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const
     fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
     job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->q.N * VW;
     job.net = rows->net;
-    job.step = rows->n == 1 && job.G <= FL_TILE && !cell->q.shift ? rows : NULL;
+    job.step = rows->n == 1 && job.G <= FL_TILE && !fl_gathers(&cell->q) ? rows : NULL;
     if (job.step && cell->plain && cell->l->weights == FASTLSTM_INT8) {
         if (scratch->unsigned_dots) fl_bytes_plain_unsigned(&job);
         else fl_bytes_plain_signed(&job);
