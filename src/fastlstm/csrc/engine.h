@@ -79,7 +79,7 @@ struct fastlstm_engine {
 
 /* Rows of a forward call whose input products are made together (forward.h); of a stack, rows of a layer's outputs that
    the next one reads before either goes on. */
-enum { FL_ROWS_AHEAD = 96 };
+enum { FL_ROWS_AHEAD = 128 };
 /* Weights that a core's first-level cache holds. */
 enum { FL_NEAREST_BYTES = 32 * 1024 };
 /* Weights that a core's second-level cache holds beside all else, on most machines. */
