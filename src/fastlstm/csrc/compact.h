@@ -271,6 +271,7 @@ FL_INLINE void fl_bytes_plain(fl_job *job, int unsigned_dots) {
             net[n] = total[n];
         before = group;
     }
+    if (before < 0) return; /* one thread of more than there are groups */
     fl_plain_output(cell, before, row, net[2], fl_plain_state(cell, before, row, net[0], net[1], net[3]));
 }
 
