@@ -1,6 +1,7 @@
 """Backpropagation through time: `layer.forward` and `backward` against reference, finite differences and PyTorch."""
 
 import copy
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -253,6 +254,28 @@ def test_gradients_add_up_and_arguments_are_checked():
         layer.forward([x[:, 0], x[:3, 1, :1]])
     with pytest.raises(ValueError, match="state"):
         fl.Linear(2, 3).forward(x)[2](np.ones((T, B, 3), np.float32), (y, y))
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_threads_of_python_add_to_one_gradient(part):
+    layer, x = fl.LSTM(32, 32, dtype="float64", seed=0), numbers((30, 4, 32))
+    net = fl.Sequential(layer, fl.Linear(32, 1, dtype="float64", seed=1)) if part else layer
+    y, _, backward = layer.forward(x)
+    backward(y)
+    once = net.grad.copy()
+    net.zero_grad()
+
+    def learn():
+        for _ in range(25):
+            y, _, backward = layer.forward(x)
+            backward(y)
+
+    threads = [threading.Thread(target=learn) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_allclose(net.grad, 100 * once, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -5,6 +5,7 @@ Nothing here loops over elements or time steps, and nothing here knows how layer
 is a list of dicts with the fields of `fastlstm_layer` (include/fastlstm.h). Docstrings for users are in the Python modules.
 """
 import os
+from _thread import RLock
 
 import numpy as np
 
@@ -174,6 +175,7 @@ cdef class Parameters:
     cdef readonly Py_ssize_t offset, size
     cdef object _data, _grad
     cdef bint blank  # the gradient is zero, whatever its array holds
+    cdef object adding, pid  # a root's lock while a thread adds to the gradient, and whose it is
     cdef public long long version
     cdef public list owners
 
@@ -182,6 +184,7 @@ cdef class Parameters:
         self._data = aligned(self.size, array.dtype)  # vectors that do not cross cache lines
         self._data[:] = array
         self.owners = []
+        self.adding, self.pid = RLock(), os.getpid()
 
     cdef Parameters root(self):
         cdef Parameters p = self
@@ -243,6 +246,21 @@ cdef class Parameters:
     def add_grad(self, tape, dy, dx, dstate, bint polled):
         """Add a tape's gradient; if it is interrupted, nothing."""
         cdef Parameters root = self.root()
+        if root.adding.acquire(False):
+            try:
+                self.add_at_once(tape, dy, dx, dstate, polled)
+            finally:
+                root.adding.release()
+            return
+        if root.pid != os.getpid():  # a thread that this process never had
+            root.adding, root.pid = RLock(), os.getpid()
+        gradient = tape.backward(dy, dx, dstate, None, False, polled)  # beside that of another thread
+        with root.adding:
+            grad = self.grad()
+            grad += gradient
+
+    cdef int add_at_once(self, tape, dy, dx, dstate, bint polled) except -1:
+        cdef Parameters root = self.root()
         if root is self and (root.blank or root._grad is None):
             if root._grad is None:
                 self.grad()
@@ -257,6 +275,7 @@ cdef class Parameters:
             grad += tape.backward(dy, dx, dstate, None, False, polled)
         else:
             tape.backward(dy, dx, dstate, self.grad(), True, polled)
+        return 0
 
 
 # ---- Networks ------------------------------------------------------------------------------------------------------
