@@ -171,19 +171,18 @@ def test_randomness_of_a_network_is_kept(tmp_path):
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     path, whole = tmp_path / "checkpoint", run(None)
-    r = random.Random(0)
+    r, done = random.Random(0), None
+    before = signal.signal(signal.SIGALRM, lambda *event: os.kill(os.getpid(), signal.SIGINT))
     for _ in range(60):
-        before = signal.signal(signal.SIGALRM, lambda *event: os.kill(os.getpid(), signal.SIGINT))
-        signal.setitimer(signal.ITIMER_REAL, r.uniform(0.001, 0.02))
-        try:
+        try:  # around all that an alarm may hit
+            signal.setitimer(signal.ITIMER_REAL, r.uniform(0.001, 0.02))
             done = run(path, checkpoint_every=1000)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             break
         except KeyboardInterrupt:
             continue
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    else:
+    signal.signal(signal.SIGALRM, before)
+    if done is None:
         done = run(path)
     same(done, whole)
     assert os.listdir(tmp_path) == ["checkpoint"]

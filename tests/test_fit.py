@@ -518,10 +518,9 @@ def test_ctrl_c_leaves_a_whole_update():
             kept.append((net.parameters.tobytes(), optimizer.lr, optimizer.state_dict()["velocity"].tobytes()))
 
         optimizer.step = spying if after is None else step
-        if after is not None:
-            timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
-            timer.start()
         try:
+            if after is not None:
+                threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
             fl.fit(net, x, y, loss="mse", optimizer=optimizer, epochs=10**9 if after else 400, batch_size=4, seed=0)
         except KeyboardInterrupt:
             pass
