@@ -210,6 +210,8 @@ def test_single_sequences_and_batch_first():
         y, _, backward = one.forward(x[:, b])
         d, _ = backward(y)
         assert d.shape == (T, 2)
+        with pytest.raises(ValueError, match="dy"):
+            one.forward(x[:, b])[2](y[:, None])
         np.testing.assert_allclose(d, dx[:, b], rtol=1e-12)
         total += one.grad
     np.testing.assert_allclose(total, wanted, rtol=1e-12)

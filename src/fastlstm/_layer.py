@@ -394,7 +394,7 @@ class Layer:
         tape.forward(y, flat)
 
         def backward(dy, dstate=None, need_dx=True):
-            if not _core.alike(dy, y):
+            if single or not _core.alike(dy, y):
                 dy = as_input(dy, "dy", y.dtype, (y.shape[0], y.shape[2]) if single else y.shape).reshape(y.shape)
             d_flat = network.new_state(lanes)
             if dstate is not None:
