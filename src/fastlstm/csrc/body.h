@@ -15,6 +15,7 @@
 #include "lstm.h"
 #include "gru.h"
 #include "rnn.h"
+#include "narrow.h"
 #include "step.h"
 #include "linear.h"
 #include "compact.h"

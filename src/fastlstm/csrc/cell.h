@@ -63,6 +63,11 @@ static ptrdiff_t fl_pass_panels(const fl_cell *cell, ptrdiff_t most, ptrdiff_t g
     return cell->end - group < most ? cell->end - group : most;
 }
 
+/* Bytes of one group's weights that a step reads. */
+static ptrdiff_t fl_group_bytes(const fl_cell *cell, const fl_rows *rows) {
+    return (rows->net_panel ? cell->q.P : cell->q.M) * cell->q.G * VW * (ptrdiff_t)sizeof(REAL);
+}
+
 /* Products of one kind of sources, which start at t->w. */
 static void fl_net_add(const fl_tile *t, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, ptrdiff_t P, ptrdiff_t G) {
     if (G <= FL_TILE) {

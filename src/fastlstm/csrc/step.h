@@ -58,8 +58,7 @@ FL_INLINE void fl_cell_row(const fl_cell *cell, const fl_rows *rows, int N, int 
 /* Whether one row of a plain cell is made by fl_plain_row: the weights of one group fit into the first-level cache, those of
    all do not, and the vectors of a group are as many bytes as keep a core busy. */
 static int fl_is_plain_row(const fl_cell *cell, const fl_rows *rows) {
-    const fl_geometry *q = &cell->q;
-    const ptrdiff_t group = (rows->net_panel ? q->P : q->M) * q->G * VW * (ptrdiff_t)sizeof(REAL);
+    const ptrdiff_t group = fl_group_bytes(cell, rows);
     return cell->plain && VW * sizeof(REAL) >= FL_LINE && group <= FL_NEAREST_BYTES && group * (cell->end - cell->first) > FL_NEAREST_BYTES;
 }
 
@@ -126,7 +125,8 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
         case 24 + 3: fl_cell_row(cell, rows, 3, 3, 0); return;
         case 32 + 3: fl_cell_row(cell, rows, 4, 3, 1); return; /* a GRU */
         default:
-            if (fl_is_plain_row(cell, rows)) fl_plain_row(cell, rows);
+            if (fl_is_narrow_row(cell, rows)) fl_narrow_row(cell, rows);
+            else if (fl_is_plain_row(cell, rows)) fl_plain_row(cell, rows);
             else fl_cell_row(cell, rows, 4, 4, 0);
             return;
         }

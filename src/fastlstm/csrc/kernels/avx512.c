@@ -3,4 +3,5 @@
 #define FL_ISA_NAME avx512
 #include "real.h"
 #include "simd_avx512.h"
+#include "narrow_avx512.h"
 #include "../body.h"
