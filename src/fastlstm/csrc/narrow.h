@@ -42,7 +42,7 @@ FL_INLINE void fl_narrow_store_units(REAL *a, VN x, ptrdiff_t S, ptrdiff_t n) {
 FL_INLINE void fl_narrow_add(V *total, VN *narrow, const REAL *w, ptrdiff_t panel, const REAL *s, ptrdiff_t count, int P, int N) {
     for (ptrdiff_t from = 0; from < count; from += FL_BLOCK) {
         const ptrdiff_t end = from + FL_BLOCK < count ? from + FL_BLOCK : count;
-        V acc[2 * FL_TILE];
+        V acc[FL_TILE];
         VN last[FL_TILE];
         FL_UNROLL
         for (int j = 0; j < P * N; j++)
@@ -68,13 +68,13 @@ FL_INLINE void fl_narrow_add(V *total, VN *narrow, const REAL *w, ptrdiff_t pane
     }
 }
 
-/* One row of a plain cell's last P + 1 groups, of which the last has no more units than a narrow vector. */
+/* One row of a plain cell's last P + 1 groups, of which the last has no more units than a narrow vector; P is 0 or 1. */
 FL_INLINE void fl_narrow_groups(const fl_cell *cell, const fl_rows *rows, int P) {
     enum { N = 4 };
     const fl_geometry *q = &cell->q;
     const ptrdiff_t group = cell->end - 1 - P, row = N * VW;
     const REAL *w = cell->w + group * q->panel, *made = rows->net_panel ? rows->net + group * rows->net_panel : NULL;
-    V total[2 * FL_TILE], c[2];
+    V total[FL_TILE], c[1];
     VN narrow[N];
     FL_UNROLL
     for (int j = 0; j < P * N; j++)
@@ -94,29 +94,5 @@ FL_INLINE void fl_narrow_groups(const fl_cell *cell, const fl_rows *rows, int P)
     for (int p = 0; p < P; p++)
         fl_plain_output(cell, group + p, rows->row, total[p * N + 2], c[p]);
 }
-
-/* Whether one row of a plain cell is made by fl_narrow_row: few groups, the last of them half empty, and what is read of their
-   weights fits into the first-level cache. */
-static int fl_is_narrow_row(const fl_cell *cell, const fl_rows *rows) {
-    const ptrdiff_t groups = cell->end - cell->first;
-    return cell->plain && groups > 0 && groups <= 3 && cell->q.J - (cell->end - 1) * VW <= FL_NARROW &&
-           (2 * groups - 1) * fl_group_bytes(cell, rows) <= 2 * FL_NEAREST_BYTES;
-}
-
-FL_NOINLINE void fl_narrow_row(const fl_cell *cell, const fl_rows *rows) {
-    switch (cell->end - cell->first) {
-    case 1: fl_narrow_groups(cell, rows, 0); return;
-    case 2: fl_narrow_groups(cell, rows, 1); return;
-    default: fl_narrow_groups(cell, rows, 2);
-    }
-}
-
-#else
-
-static int fl_is_narrow_row(const fl_cell *cell, const fl_rows *rows) {
-    (void)cell, (void)rows;
-    return 0;
-}
-static void fl_narrow_row(const fl_cell *cell, const fl_rows *rows) { (void)cell, (void)rows; }
 
 #endif

@@ -93,6 +93,32 @@ FL_NOINLINE void fl_plain_row(const fl_cell *cell, const fl_rows *rows) {
     fl_plain_output(cell, before, row, net[2], fl_plain_state(cell, before, row, net[0], net[1], net[3]));
 }
 
+#ifdef FL_NARROW
+/* Whether one row of a plain cell is made by fl_narrow_row: up to three groups, the last of them half empty, whose weights fit
+   into the first-level cache, half empty as they are. */
+static int fl_is_narrow_row(const fl_cell *cell, const fl_rows *rows) {
+    const ptrdiff_t groups = cell->end - cell->first;
+    return cell->plain && groups > 0 && groups <= 3 && cell->q.J - (cell->end - 1) * VW <= FL_NARROW &&
+           (2 * groups - 1) * fl_group_bytes(cell, rows) <= 2 * FL_NEAREST_BYTES;
+}
+
+/* The last group goes with the one before it; a step that goes back begins with them. */
+FL_NOINLINE void fl_narrow_row(const fl_cell *cell, const fl_rows *rows) {
+    const ptrdiff_t groups = cell->end - cell->first;
+    if (groups == 1) {
+        fl_narrow_groups(cell, rows, 0);
+        return;
+    }
+    for (int turn = 0; turn < 2; turn++) {
+        if (turn == !rows->back) fl_narrow_groups(cell, rows, 1);
+        else if (groups == 3) fl_cell_single(cell, cell->first, rows, 1, 4, 4, 0);
+    }
+}
+#else
+static int fl_is_narrow_row(const fl_cell *cell, const fl_rows *rows) { return (void)cell, (void)rows, 0; }
+static void fl_narrow_row(const fl_cell *cell, const fl_rows *rows) { (void)cell, (void)rows; }
+#endif
+
 /* All rows of a group, once their net inputs are complete; these are overwritten. */
 FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_rows *rows, REAL *net) {
     const ptrdiff_t N = cell->q.N;
