@@ -1,10 +1,10 @@
 """What this machine can do at all: `python benchmarks/limits.py [--threads N]`; needs a C compiler.
 
 The peak rate of float32 multiply-adds in registers, that of matrix products from the first-level cache, how long a
-chain of operations takes that wait for one another, how fast caches and memory are read and float16 numbers widened,
-measured by `limits.c` compiled for the machine at hand. One measure is short, to be repeated between the
-rounds of a benchmark: on a shared machine the clock swings, and only what was measured at the same time can be
-compared. `peers.py` does that.
+chain of operations takes that wait for one another, how fast caches and memory are read, in a loop and once in each
+call from Python, and float16 numbers widened, measured by `limits.c` compiled for the machine at hand. One measure is
+short, to be repeated between the rounds of a benchmark: on a shared machine the clock swings, and only what was
+measured at the same time can be compared. `peers.py` does that.
 """
 
 import argparse
@@ -90,6 +90,23 @@ class Limits:
 
         return self._rate(("read", share), work, share * self.threads)
 
+    def once(self, size):
+        """GB/s of reading `size` bytes once in each call from Python, whose own time is not counted; of several threads
+        each would read its share in the time that one takes here.
+
+        What the interpreter touches between two calls drives some of them out of the first-level cache.
+        """
+        share = max(KB, size // self.threads // KB * KB)
+        if self._buffers[0].nbytes < share:
+            self._buffers = [aligned(share) for _ in range(self.threads)]
+        times, best = max(10, int(SECONDS / 10 / (1e-7 + share / 5e10))), {0: float("inf"), share: float("inf")}
+        for _ in range(5):
+            for count in best:  # in turns, so that both see the same moments
+                self._library.limits_once_prepare(self._buffers[0].ctypes.data, count)
+                best[count] = min(best[count], called(self._library.limits_once, times))
+        seconds = best[share] - best[0]
+        return share * self.threads / seconds / 1e9 if seconds > 0 else float("inf")
+
     def _rate(self, what, work, amount):
         """Billions a second of `amount`, which is done when every thread has done ``work(thread, 1)``."""
         while True:
@@ -114,6 +131,14 @@ class Limits:
         return max(self._pool.map(timed, range(self.threads)))
 
 
+def called(function, times):
+    """Seconds of one call of those in a loop."""
+    start = perf_counter()
+    for _ in range(times):
+        function()
+    return (perf_counter() - start) / times
+
+
 def compiled():
     """`limits.c` as a loaded library, with the flags of this very machine that the compiler takes."""
     compiler = os.environ.get("CC", "cc").split()
@@ -125,7 +150,7 @@ def compiled():
             if done.returncode == 0:
                 break
         done.check_returncode()
-        library = ctypes.CDLL(target)  # stays loaded without its file
+        library, short = ctypes.CDLL(target), ctypes.PyDLL(target)  # stay loaded without their file
     library.limits_fma_flops.restype = ctypes.c_long
     library.limits_fma.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float]
     library.limits_fma.restype = ctypes.c_float
@@ -138,6 +163,9 @@ def compiled():
     library.limits_half.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_float]
     library.limits_half.restype = ctypes.c_float
     library.limits_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
+    library.limits_once_prepare.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.limits_once = short.limits_once  # keeps the interpreter's lock: giving it away takes longer than the rest
+    library.limits_once.argtypes, library.limits_once.restype = [], None
     return library
 
 

@@ -478,9 +478,9 @@ def measure(engines, measures, effort, threads):
 TAIL = 9 + 2 + 10 + 1 - 2
 
 
-def step_stages(sources, size, times=1, more=None):
+def step_stages(sources, size, times=1, more=None, called=False):
     """The stages of so many steps of a lane alone, whose weights of `sources` have so many bytes; `more`: their other
-    needs, at the same time.
+    needs, at the same time; `called`: each is a call from Python.
 
     Weights that do not fit into half of the first-level cache come from the second, and what follows the sums waits for
     them; otherwise it waits for sums of at most 64 in a row.
@@ -489,8 +489,10 @@ def step_stages(sources, size, times=1, more=None):
 
     level1 = cache_sizes()[1]
     if size <= level1 / 2:
-        return [{f"chain {min(sources, 64) + TAIL}": times, f"read {size}": times * size} | (more or {})]
-    return [{f"read {max(size, 2 * level1)}": times * size} | (more or {}), {f"chain {TAIL}": times}]
+        read = f"once {size}" if called else f"read {size}"
+        return [{f"chain {min(sources, 64) + TAIL}": times, read: times * size} | (more or {})]
+    read = f"once {size}" if called else f"read {max(size, 2 * level1)}"
+    return [{read: times * size} | (more or {}), {f"chain {TAIL}": times}]
 
 
 ACTIVATION = 22  # multiply-adds that a sigmoid or tanh of float32 precision takes besides its division
@@ -502,7 +504,7 @@ def needs(work, engine, valid):
     A stage has amounts, in billions, by the name of the limit that bounds them: calls from Python ("call"), steps of so
     many multiply-adds in a row ("chain N"), floating-point operations of products ("product"), of activations or of all
     that a step does ("fma"), float16 weights to be widened ("half"), and bytes, where so many are read over and over
-    ("read N"). Within a stage they overlap.
+    ("read N") or once a call ("once N"). Within a stage they overlap.
     """
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
     whole = 4 * hidden * (hidden + inputs) * size
@@ -511,7 +513,8 @@ def needs(work, engine, valid):
     def step(sources, times):
         weights = 4 * hidden * sources
         more = {"fma": times * (activations + 2 * weights * (size > 1))}
-        return step_stages(sources, weights * size, times, more | ({"half": times * weights} if size == 2 else {}))
+        more |= {"half": times * weights} if size == 2 else {}
+        return step_stages(sources, weights * size, times, more, work.kind == "step")
 
     if work.kind == "step":
         stages += step(hidden + inputs, 1)
@@ -654,7 +657,7 @@ def limit_label(name, caches):
     from limits import level_of
 
     kind, *count = name.split()
-    if kind == "read":
+    if kind in ("read", "once"):
         return f"reading {level_of(int(count[0]), caches)}"
     return {"call": "call", "chain": "waiting", "product": "products", "fma": "multiply-adds", "half": "widening"}[kind]
 
@@ -663,10 +666,11 @@ FLOOR_HEAD = ["limit", "reached", "ratio there"]
 FLOOR_TEXT = (
     "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and "
     "what most of them are: a call from Python (of NumPy's shortest method), operations of a step that wait for one "
-    "another, products of matrices that lie in the first-level cache, reading weights over and over, multiply-adds "
-    "(22 for each activation), or widening float16 weights. All else comes on top. Reached: limit over our minimum. "
-    "Ratio there: minimum of the best peer over the limit. A target beyond it cannot be met on this machine. Last, "
-    "multiply-adds of all products a second, of the peak of registers alone."
+    "another, products of matrices that lie in the first-level cache, reading weights over and over (those of a step "
+    "once in each call from Python), multiply-adds (22 for each activation), or widening float16 weights. All else "
+    "comes on top. Reached: limit over our minimum. Ratio there: minimum of the best peer over the limit. A target "
+    "beyond it cannot be met on this machine. Last, multiply-adds of all products a second, of the peak of registers "
+    "alone."
 )
 
 
