@@ -216,13 +216,15 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="cores to measure at once (1)")
     parser.add_argument("--rounds", type=int, default=20, help="measures of each; the best counts (20)")
     options = parser.parse_args()
-    limits, buffers = Limits(options.threads), level_buffers()
-    best = dict.fromkeys(["fma", "product", "chain", "half", *buffers], 0.0)
+    limits, buffers, near = Limits(options.threads), level_buffers(), cache_sizes()[1] * options.threads
+    best = dict.fromkeys(["fma", "product", "chain", "half", "near", "once", *buffers], 0.0)
     for _ in range(options.rounds):
         best["fma"] = max(best["fma"], limits.fma())
         best["product"] = max(best["product"], limits.product())
         best["chain"] = max(best["chain"], limits.chain(CHAIN))
         best["half"] = max(best["half"], limits.half())
+        best["near"] = max(best["near"], limits.read(near))
+        best["once"] = max(best["once"], limits.once(near))
         for level, size in buffers.items():
             best[level] = max(best[level], limits.read(size * options.threads if level != "memory" else size))
     print(f"| limit, {options.threads} thread{'s' * (options.threads > 1)} | best of {options.rounds} |\n|---|---|")
@@ -230,6 +232,8 @@ def main():
     print(f"| float32 matrix product from L1 | {best['product']:.0f} GFLOP/s |")
     print(f"| {CHAIN} multiply-adds and 2 divisions in a row | {1 / best['chain']:.0f} ns |")
     print(f"| float16 widened and multiplied, from L1 | {best['half']:.1f} billion/s |")
+    print(f"| read {near / KB:.0f} kB, over and over | {best['near']:.1f} GB/s |")
+    print(f"| the same once in each call from Python | {best['once']:.1f} GB/s |")
     for level, size in buffers.items():
         print(f"| read from {level} ({size / KB:.0f} kB) | {best[level]:.1f} GB/s |")
 
