@@ -103,7 +103,7 @@ class Limits:
         for _ in range(5):
             for count in best:  # in turns, so that both see the same moments
                 self._library.limits_once_prepare(self._buffers[0].ctypes.data, count)
-                best[count] = min(best[count], called(self._library.limits_once, times))
+                best[count] = min(best[count], timed(self._library.limits_once, times))
         seconds = best[share] - best[0]
         return share * self.threads / seconds / 1e9 if seconds > 0 else float("inf")
 
@@ -120,22 +120,23 @@ class Limits:
         return amount * times / seconds / 1e9
 
     def _seconds(self, work, times):
-        def timed(thread):
+        def once_all_are_there(thread):
             self._start.wait()
             start = perf_counter()
             work(thread, times)
             return perf_counter() - start
 
         if self.threads == 1:
-            return timed(0)
-        return max(self._pool.map(timed, range(self.threads)))
+            return once_all_are_there(0)
+        return max(self._pool.map(once_all_are_there, range(self.threads)))
 
 
-def called(function, times):
-    """Seconds of one call of those in a loop."""
+def timed(call, times):
+    """Seconds per call."""
+    turns = range(times)
     start = perf_counter()
-    for _ in range(times):
-        function()
+    for _ in turns:
+        call()
     return (perf_counter() - start) / times
 
 

@@ -31,6 +31,9 @@ import numpy as np
 
 import fastlstm as fl
 
+sys.path.insert(0, str(Path(__file__).parent))  # asv imports every module here, from elsewhere
+from limits import Limits, cache_sizes, level_of, timed  # noqa: E402
+
 # ---- what is measured -----------------------------------------------------------------------------------------
 
 
@@ -413,15 +416,6 @@ class Effort:
     slice: float
 
 
-def timed(call, times):
-    """Seconds per call."""
-    turns = range(times)
-    start = perf_counter()
-    for _ in turns:
-        call()
-    return (perf_counter() - start) / times
-
-
 def settle(threads):
     """Wait until no thread of this process works: after a call, those of some peers spin for 50 ms."""
     for _ in range(50 if threads > 1 else 0):
@@ -485,8 +479,6 @@ def step_stages(sources, size, times=1, more=None, called=False):
     Weights that do not fit into half of the first-level cache come from the second, and what follows the sums waits for
     them; otherwise it waits for sums of at most 64 in a row.
     """
-    from limits import cache_sizes
-
     level1 = cache_sizes()[1]
     if size <= level1 / 2:
         read = f"once {size}" if called else f"read {size}"
@@ -654,8 +646,6 @@ def table(head, rows):
 
 def limit_label(name, caches):
     """The limit as a reader knows it."""
-    from limits import level_of
-
     kind, *count = name.split()
     if kind in ("read", "once"):
         return f"reading {level_of(int(count[0]), caches)}"
@@ -813,8 +803,6 @@ def installed():
 
 def machine():
     """Processor, cores and caches."""
-    from limits import cache_sizes
-
     name = platform.processor() or platform.machine()
     try:
         name = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1]
@@ -836,8 +824,6 @@ def versions():
 
 def find_limits(threads):
     import subprocess
-
-    from limits import Limits
 
     try:
         return Limits(threads)

@@ -30,6 +30,7 @@ import numpy as np
 import fastlstm as fl
 
 sys.path.insert(0, str(Path(__file__).parent))  # asv imports every module here, from elsewhere
+from limits import level_buffers  # noqa: E402
 from peers import Effort, Engine, charts, find_limits, machine, measure, number, once, ratios, table, timed, versions  # noqa: E402
 from peers_training import resident  # noqa: E402
 
@@ -494,8 +495,6 @@ def draw(results, path):
 
 def measured_limits(limits, rounds):
     """Best of some rounds: the multiply-add peak, and reads from each level."""
-    from limits import level_buffers
-
     measures = {"fma": limits.fma} | {f"read from {k}": partial(limits.read, n) for k, n in level_buffers().items()}
     return {name: max(call() for _ in range(rounds)) for name, call in measures.items()}
 

@@ -1,5 +1,6 @@
 """The programs beside the asv benchmarks, in small: what they claim of learning online holds, and they run."""
 
+import ast
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,26 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 @pytest.fixture(autouse=True)
 def beside_them(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+def test_modules_name_no_setting_of_asv(path):
+    """What a module calls `repeat`, asv takes for the setting of all its benchmarks, which then fail."""
+    settings = set(
+        """number repeat rounds setup teardown setup_cache params param_names timeout timer processes min_run_count
+        warmup_time sample_time unit version type pretty_name""".split()
+    )
+    named, benchmarks = set(), False
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            named |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            named.add(node.name)
+            inside = [inner.name for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)]
+            benchmarks |= any(name.startswith(("time_", "track_", "peakmem_", "mem_")) for name in inside)
+        elif isinstance(node, ast.Assign):
+            named |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    assert not benchmarks or not named & settings
 
 
 def test_traces_carry_a_lag_that_truncation_cuts():
