@@ -295,7 +295,7 @@ fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_la
 
 void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed, ptrdiff_t steps,
                     ptrdiff_t lanes, void *scratch) {
-    engine->prepare(engine, layers, n_layers, packed, steps, lanes, (fl_cpu_features() & FL_CPU_VNNI) != 0, scratch);
+    engine->prepare(engine, layers, n_layers, packed, steps, lanes, scratch);
 }
 
 fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cpu.h"
 #include "engine.h"
 #include "geometry.h"
 #include "scratch.h"

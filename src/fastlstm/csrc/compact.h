@@ -10,7 +10,10 @@
        net = bias + sum over kinds of (float)(q_w . q_s) * (scale_s * scale_w)
 
    one kind after the other, each operation rounded by itself. The dot product is exact in int32, so neither tiles, lanes
-   nor instruction sets change a bit. A source vector with infinity or NaN has the scale NaN and spoils its own lane. */
+   nor instruction sets change a bit. A source vector with infinity or NaN has the scale NaN and spoils its own lane.
+
+   Where the processor multiplies unsigned by signed bytes, weights are stored with 128 added, and a dot product begins
+   at -128 times the sum of the q_s, which is one number for all weights. */
 #ifndef FL_COMPACT_H
 #define FL_COMPACT_H
 
@@ -20,7 +23,8 @@ typedef struct fl_compact {
     int8_t *bytes; /* quantised sources: (rows, stride), each kind from a 64-byte boundary on */
     ptrdiff_t stride;
     REAL *scales;      /* (rows, FL_KINDS) */
-    int unsigned_dots; /* the processor has vi_dot_unsigned: bytes of sources are stored with 128 added */
+    int32_t *starts;   /* (rows, FL_KINDS): what dot products begin at */
+    int unsigned_dots; /* fl_unsigned_dots() */
 } fl_compact;
 
 #ifndef FL_F64
@@ -139,8 +143,8 @@ static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdif
 
 /* ---- Bytes ---- */
 
-/* Quantises the sources of a row; returns their scale, max|s| / 127. Vectors of nothing but tiny numbers count as zero. */
-static REAL fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, int offset) {
+/* Quantises the sources of a row: their scale is max|s| / 127. Vectors of nothing but tiny numbers count as zero. */
+static void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *scale, int32_t *start, int unsigned_dots) {
     const ptrdiff_t whole = count - count % VW;
     VI bits = vi_zero();
     for (ptrdiff_t k = 0; k < whole; k += VW)
@@ -149,10 +153,14 @@ static REAL fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, int offset) 
     const union { int32_t bits; REAL value; } largest = {vi_largest(bits)};
     const int finite = largest.value < INFINITY, zero = largest.value < FL_TINY;
     const V inverse = v_set1(finite && !zero ? 127 / largest.value : 0);
-    for (ptrdiff_t k = 0; k < whole; k += VW)
-        v_store_bytes(to + k, v_mul(v_load(s + k), inverse), offset);
-    if (whole < count) v_store_bytes(to + whole, v_mul(v_load_n(s + whole, (int)(count - whole)), inverse), offset);
-    return !finite ? (REAL)NAN : zero ? 0 : largest.value / 127;
+    VI sum = vi_zero();
+    for (ptrdiff_t k = 0; k < count; k += VW) {
+        const VI rounded = vi_round(v_mul(k < whole ? v_load(s + k) : v_load_n(s + k, (int)(count - k)), inverse));
+        if (unsigned_dots) sum = vi_add(sum, rounded);
+        vi_store_bytes(to + k, rounded);
+    }
+    *scale = !finite ? (REAL)NAN : zero ? 0 : largest.value / 127;
+    *start = unsigned_dots ? -128 * vi_sum(sum) : 0;
 }
 
 /* Where a kind of sources begins in a row of bytes. */
@@ -165,37 +173,35 @@ static void fl_quantise_rows(const fl_job *job) {
     const fl_compact *scratch = job->scratch;
     for (int kind = job->first; kind < job->end; kind++)
         for (ptrdiff_t r = 0, at = fl_bytes_at(&job->cell->q, kind); r < job->rows; r++)
-            scratch->scales[r * FL_KINDS + kind] = fl_quantise(job->s[kind][r], fl_sources(&job->cell->q, kind),
-                                                               scratch->bytes + r * scratch->stride + at,
-                                                               scratch->unsigned_dots ? 128 : 0);
+            fl_quantise(job->s[kind][r], fl_sources(&job->cell->q, kind), scratch->bytes + r * scratch->stride + at,
+                        scratch->scales + r * FL_KINDS + kind, scratch->starts + r * FL_KINDS + kind, scratch->unsigned_dots);
 }
 
-/* Sums and scales of a group's weights, of one kind of sources. */
-static const int32_t *fl_sums(const fl_job *job, ptrdiff_t group, int kind) {
-    return (const int32_t *)(job->cell->w + job->cell->c.sums) + (group * FL_KINDS + kind) * job->cell->c.row;
+/* A group's weights of one kind of sources, and their scales. */
+static const REAL *fl_byte_weights(const fl_job *job, ptrdiff_t group, int kind) {
+    return job->cell->w + job->cell->c.weights + group * job->cell->c.at[FL_KINDS] + job->cell->c.at[kind];
 }
 
-static const REAL *fl_scales(const fl_job *job, ptrdiff_t group, int kind) {
-    return job->cell->w + job->cell->c.scales + (group * FL_KINDS + kind) * job->cell->c.row;
+static const REAL *fl_byte_scales(const fl_job *job, ptrdiff_t group, int kind) {
+    return fl_byte_weights(job, group, kind + 1) - fl_fed(&job->cell->q, kind) * VW;
 }
 
 /* Dot products (P, R, N) of R rows from r0 on with N row-vectors from n0 on, `row` elements apart from source to source. */
 FL_INLINE void fl_bytes_chain(VI *acc, int P, int R, int N, const fl_job *job, ptrdiff_t group, int kind,
                               ptrdiff_t n0, ptrdiff_t row,
                               ptrdiff_t r0, int unsigned_dots) {
-    const fl_compact_geometry *c = &job->cell->c;
     const ptrdiff_t fours = (fl_sources(&job->cell->q, kind) + 3) / 4, at = fl_bytes_at(&job->cell->q, kind);
     const int32_t *w[2 * FL_TILE];
     const int8_t *s[FL_ROWS];
     FL_UNROLL
     for (int p = 0; p < P; p++)
-        w[p] = (const int32_t *)(job->cell->w + c->weights + (group + p) * c->at[FL_KINDS] + c->at[kind]) + n0 * VW;
+        w[p] = (const int32_t *)fl_byte_weights(job, group + p, kind) + n0 * VW;
     FL_UNROLL
     for (int r = 0; r < R; r++)
         s[r] = job->scratch->bytes + (r0 + r) * job->scratch->stride + at;
     FL_UNROLL
     for (int j = 0; j < P * R * N; j++)
-        acc[j] = unsigned_dots ? vi_load(fl_sums(job, group + j / (R * N), kind) + (n0 + j % N) * VW) : vi_zero();
+        acc[j] = unsigned_dots ? vi_bcast((const int8_t *)(job->scratch->starts + (r0 + j / N % R) * FL_KINDS + kind)) : vi_zero();
     for (ptrdiff_t k = 0; k < fours; k++) {
         FL_UNROLL
         for (int p = 0; p < P; p++) {
@@ -228,7 +234,7 @@ FL_INLINE void fl_bytes_single_add(V *total, const fl_job *job, ptrdiff_t group,
     FL_UNROLL
     for (int j = 0; j < P * G; j++) {
         V *to = total + j / G * N + from + j % G;
-        *to = fl_bytes_total(*to, acc[j], job->scratch->scales + kind, fl_scales(job, group + j / G, kind) + j % G * VW);
+        *to = fl_bytes_total(*to, acc[j], job->scratch->scales + kind, fl_byte_scales(job, group + j / G, kind) + j % G * VW);
     }
 }
 
@@ -263,7 +269,7 @@ FL_INLINE void fl_bytes_plain(fl_job *job, int unsigned_dots) {
             if (before >= 0 && kind == job->first) c = fl_plain_state(cell, before, row, net[0], net[1], net[3]);
             FL_UNROLL
             for (int j = 0; j < N; j++)
-                total[j] = fl_bytes_total(total[j], acc[j], job->scratch->scales + kind, fl_scales(job, group, kind) + j * VW);
+                total[j] = fl_bytes_total(total[j], acc[j], job->scratch->scales + kind, fl_byte_scales(job, group, kind) + j * VW);
         }
         if (before >= 0) fl_plain_output(cell, before, row, net[2], c);
         FL_UNROLL
@@ -283,7 +289,7 @@ FL_NOINLINE void fl_bytes_add(const fl_job *job, int kind, ptrdiff_t group, ptrd
             for (int n = 0; n < N; n++, dots += VW) {
                 REAL *total = job->net + p * job->net_panel + (r0 + r) * job->net_row + (n0 + n) * VW;
                 v_store(total, fl_bytes_total(v_load(total), vi_load(dots), job->scratch->scales + (r0 + r) * FL_KINDS + kind,
-                                              fl_scales(job, group + p, kind) + (n0 + n) * VW));
+                                              fl_byte_scales(job, group + p, kind) + (n0 + n) * VW));
             }
 }
 
@@ -408,26 +414,33 @@ static void fl_job_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     }
 }
 
-static fl_job fl_job_new(const fl_cell *cell, const fl_compact *scratch, const REAL *const *x, const REAL *const *h,
-                         const REAL *const *a, ptrdiff_t rows, int first) {
-    const fl_job job = {.cell = cell,
-                        .scratch = scratch,
-                        .rows = rows,
-                        .s = {x, h, a},
-                        .first = first,
-                        .end = !h ? FL_H : !cell->q.A ? FL_A : FL_KINDS,
-                        .started = first > FL_X,
-                        .G = cell->q.G,
-                        .row = cell->q.G * VW,
-                        .shift = rows == 1 && !fl_gathers(&cell->q) ? cell->q.shift : 0,
-                        .net_row = cell->q.N * VW};
-    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(&job);
-    return job;
+/* Not returned by value, which compilers put together in one place and copy in wide pieces: loads that wait until the stores
+   before them are in the cache. */
+FL_INLINE void fl_job_begin(fl_job *job, const fl_cell *cell, const fl_compact *scratch, const REAL *const *x, const REAL *const *h,
+                            const REAL *const *a, ptrdiff_t rows, int first) {
+    job->cell = cell;
+    job->scratch = scratch;
+    job->rows = rows;
+    job->s[FL_X] = x;
+    job->s[FL_H] = h;
+    job->s[FL_A] = a;
+    job->first = first;
+    job->end = !h ? FL_H : !cell->q.A ? FL_A : FL_KINDS;
+    job->started = first > FL_X;
+    job->G = cell->q.G;
+    job->row = cell->q.G * VW;
+    job->shift = rows == 1 && !fl_gathers(&cell->q) ? cell->q.shift : 0;
+    job->net = NULL;
+    job->net_panel = 0;
+    job->net_row = cell->q.N * VW;
+    job->step = NULL;
+    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(job);
 }
 
 /* fl_cell_rows, fl_input_rows and fl_linear_rows for either kind of weights. */
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
-    fl_job job = fl_job_new(cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
+    fl_job job;
+    fl_job_begin(&job, cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
     job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->q.N * VW;
     job.net = rows->net;
     job.step = rows->n == 1 && job.G <= FL_TILE && !fl_gathers(&cell->q) ? rows : NULL;
@@ -451,7 +464,8 @@ static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const
 
 static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net,
                                   ptrdiff_t net_panel, const fl_compact *scratch) {
-    fl_job job = fl_job_new(cell, scratch, x, NULL, NULL, rows, FL_X);
+    fl_job job;
+    fl_job_begin(&job, cell, scratch, x, NULL, NULL, rows, FL_X);
     job.net_panel = net_panel;
     for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
         P = fl_compact_panels(cell, group, rows);
@@ -462,7 +476,8 @@ static void fl_compact_input_rows(const fl_cell *cell, const REAL *const *x, ptr
 
 static void fl_compact_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *const *y, ptrdiff_t rows,
                                    REAL *net, const fl_compact *scratch) {
-    fl_job job = fl_job_new(cell, scratch, x, NULL, NULL, rows, FL_X);
+    fl_job job;
+    fl_job_begin(&job, cell, scratch, x, NULL, NULL, rows, FL_X);
     job.net = net;
     job.net_panel = rows * VW;
     for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {

@@ -7,6 +7,9 @@
 
 #ifndef FL_F64
 
+/* Whether dot products of bytes are those of vi_dot_unsigned. */
+static int fl_unsigned_dots(void) { return V_DOT_UNSIGNED && (fl_cpu_features() & FL_CPU_VNNI) != 0; }
+
 /* Round to nearest even, as F16C and NEON do it, NaN included. */
 static uint16_t fl_half(REAL x) {
     union { REAL value; uint32_t bits; } u = {x};
@@ -38,26 +41,24 @@ static REAL fl_weight_scale(const REAL *w, ptrdiff_t count) {
     return u.value < FL_TINY ? 0 : u.value;
 }
 
-static int8_t fl_weight_byte(REAL w, REAL scale) {
+static int fl_weight_byte(REAL w, REAL scale) {
     const REAL rounder = 12582912.0f, q = scale > 0 ? w / scale : 0; /* 1.5 * 2^23 */
-    return (int8_t)((q + rounder) - rounder);
+    return (int)((q + rounder) - rounder);
 }
 
-/* One group's weights of one kind of sources, `count` columns of a parameter matrix from offset `at`. In tiles, as
-   fl_copy_sources does it. */
+/* One group's weights of one kind of sources, `count` columns of a parameter matrix from offset `at`; bytes with `offset`
+   added. In tiles, as fl_copy_sources does it. */
 FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, int kind,
-                                 REAL *params, REAL *packed, int back) {
+                                 REAL *params, REAL *packed, int offset, int back) {
     enum { TILE = 64 };
     const fl_compact_geometry c = fl_layer_compact(l, q, VW);
     const ptrdiff_t wide = fl_fed(q, kind) * VW, first = fl_fed_from(q, kind), count = fl_sources(q, kind), at = kind == FL_X ? l->weight_ih : kind == FL_H ? l->weight_hh : l->weight_gh;
     REAL *weights = packed + c.weights + group * c.at[FL_KINDS] + c.at[kind];
-    REAL *scales = packed + c.scales + (group * FL_KINDS + kind) * c.row;
-    int32_t *sums = (int32_t *)(packed + c.sums) + (group * FL_KINDS + kind) * c.row;
+    REAL *scales = packed + c.weights + group * c.at[FL_KINDS] + c.at[kind + 1] - wide;
     const int halves = l->weights == FASTLSTM_FLOAT16;
-    for (ptrdiff_t j = 0; j < wide && !halves && !back; j++) {
+    for (ptrdiff_t j = 0; j < wide && count > 0 && !halves && !back; j++) {
         const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW, first);
         scales[j] = row < 0 ? 0 : fl_weight_scale(params + at + row * count, count);
-        sums[j] = 0;
     }
     for (ptrdiff_t from = 0; from < count; from += TILE)
         for (ptrdiff_t j = 0; j < wide; j++) {
@@ -71,25 +72,28 @@ FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, 
                     if (!back) *w = real ? fl_half(p[k]) : 0;
                     else if (real) p[k] = fl_from_half(*w);
                 } else if (!halves) {
-                    int8_t *w = (int8_t *)weights + (k / 4 * wide + j) * 4 + k % 4;
-                    if (!back) sums[j] -= 128 * (*w = real ? fl_weight_byte(p[k], scales[j]) : 0);
-                    else if (real) p[k] = scales[j] * *w;
+                    uint8_t *w = (uint8_t *)weights + (k / 4 * wide + j) * 4 + k % 4;
+                    if (!back) *w = (uint8_t)(offset + (real ? fl_weight_byte(p[k], scales[j]) : 0));
+                    else if (real) p[k] = scales[j] * (offset ? *w - offset : (int8_t)*w);
                 }
             }
         }
 }
 
 static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
+    const int offset = fl_unsigned_dots() ? 128 : 0;
     const fl_fpu mode = fl_fpu_enter(); /* subnormal weights are zeros, as in native layers */
     for (ptrdiff_t group = 0; group < q->groups; group++) {
         fl_copy_biases(l, q, group, params, packed + group * q->biases * q->G * VW, back);
         for (int kind = 0; kind < FL_KINDS; kind++)
-            fl_copy_compact(l, q, group, kind, params, packed, back);
+            fl_copy_compact(l, q, group, kind, params, packed, offset, back);
     }
     fl_fpu_leave(mode);
 }
 
 #else
+
+static int fl_unsigned_dots(void) { return 0; }
 
 static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
     (void)l, (void)q, (void)params, (void)packed, (void)back;

@@ -55,7 +55,7 @@ struct fastlstm_engine {
     void (*unpack)(const fastlstm_layer *layers, ptrdiff_t n, const void *packed, void *params);
     void (*trace_convert)(const fastlstm_layer *layers, ptrdiff_t n, ptrdiff_t lanes, void *packed, void *canonical, int back);
     void (*prepare)(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n, const void *packed, ptrdiff_t steps,
-                    ptrdiff_t lanes, int unsigned_dots, void *scratch); /* unsigned_dots: the processor can vi_dot_unsigned */
+                    ptrdiff_t lanes, void *scratch);
     fastlstm_status (*run)(void *scratch, const fastlstm_batch *batch, const fl_share *share, fastlstm_poll poll, void *context);
     void (*learner_prepare)(fastlstm_learner *learner);
     fastlstm_status (*learner_run)(fastlstm_learner *learner, ptrdiff_t steps, const void *x, const void *targets,

@@ -361,7 +361,7 @@ typedef char fl_runner_fits[sizeof(fl_runner) <= FL_RUNNER_BYTES && sizeof(fl_ce
                             sizeof(fl_row) == FL_ROW_POINTERS * sizeof(void *) ? 1 : -1];
 
 static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                       ptrdiff_t steps, ptrdiff_t lanes, int unsigned_dots, void *scratch) {
+                       ptrdiff_t steps, ptrdiff_t lanes, void *scratch) {
     const fl_forward_plan plan = fl_plan_forward(layers, n_layers, steps, lanes, VW, (ptrdiff_t)sizeof(REAL));
     char *base = (char *)scratch;
     const REAL *w = (const REAL *)packed;
@@ -392,7 +392,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .tail_net = (REAL *)(base + plan.tail_net),
                  .tail_x = (const REAL **)(base + plan.tail_x),
                  .compact = {(REAL *)(base + plan.block), (int8_t *)(base + plan.bytes), plan.bytes_stride, (REAL *)(base + plan.scales),
-                             V_DOT_UNSIGNED && unsigned_dots}},
+                             (int32_t *)(base + plan.starts), fl_unsigned_dots()}},
         .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
     };
     fl_zero(r->work.zeros, plan.widest);

@@ -19,10 +19,9 @@
    after the rest.
 
    Compact weights (FASTLSTM_FLOAT16, FASTLSTM_INT8; float engines) lie otherwise, in segments that begin on 64-byte
-   boundaries: the biases as floats, [group][bias][row-vector][VW]; for int8 the scales of the weights (floats) and their
-   sums (int32), [group][kind of sources][row-vector][VW]; the weights; the peepholes as above. Kinds of sources are the
-   inputs, h and gate activations. Weights are halves, [group][k][row-vector][VW], or bytes, [group][k/4][row-vector][VW][4],
-   in which each kind begins with a new four. */
+   boundaries: the biases as floats, [group][bias][row-vector][VW]; the weights, [group][kind of sources]; the peepholes as
+   above. Kinds of sources are the inputs, h and gate activations. Weights are halves, [k][row-vector][VW], or bytes,
+   [k/4][row-vector][VW][4], in which each kind begins with a new four and ends with its scales, floats [row-vector][VW]. */
 #ifndef FL_GEOMETRY_H
 #define FL_GEOMETRY_H
 
@@ -69,7 +68,7 @@ static inline ptrdiff_t fl_fed_from(const fl_geometry *q, int kind) { return kin
 
 /* Where the segments of compact weights begin, in floats; the biases come first. */
 typedef struct fl_compact_geometry {
-    ptrdiff_t scales, sums, weights, peephole, packed;
+    ptrdiff_t weights, peephole, packed;
     ptrdiff_t row;              /* elements of a group's row-vectors that inputs feed: G * VW */
     ptrdiff_t at[FL_KINDS + 1]; /* where in a group's panel each kind begins; at the end, how long the panel is: in floats */
 } fl_compact_geometry;
@@ -81,11 +80,9 @@ static inline fl_compact_geometry fl_layer_compact(const fastlstm_layer *l, cons
     c.at[0] = 0;
     for (int kind = 0; kind < FL_KINDS; kind++) {
         const ptrdiff_t n = fl_sources(q, kind), row = fl_fed(q, kind) * vw;
-        c.at[kind + 1] = c.at[kind] + (bytes ? (n + 3) / 4 * row : n * row / 2);
+        c.at[kind + 1] = c.at[kind] + (bytes ? (n > 0 ? (n + 3) / 4 + 1 : 0) * row : n * row / 2);
     }
-    c.scales = (q->groups * q->biases * c.row + 15) / 16 * 16;
-    c.sums = c.scales + (bytes ? (q->groups * FL_KINDS * c.row + 15) / 16 * 16 : 0);
-    c.weights = c.sums + (c.sums - c.scales);
+    c.weights = (q->groups * q->biases * c.row + 15) / 16 * 16;
     c.peephole = (c.weights + q->groups * c.at[FL_KINDS] + 15) / 16 * 16;
     c.packed = (c.peephole + (l->peepholes ? q->groups * 3 * q->S * vw : 0) + 15) / 16 * 16;
     return c;

@@ -41,7 +41,7 @@ typedef struct fl_forward_plan {
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
     ptrdiff_t room;    /* rows that there is room for net inputs of all groups of */
     ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, h_read, zone, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
-    ptrdiff_t block, bytes, scales, bytes_stride; /* of compact weights: fl_compact */
+    ptrdiff_t block, bytes, scales, starts, bytes_stride; /* of compact weights: fl_compact */
 } fl_forward_plan;
 
 static inline ptrdiff_t fl_take(ptrdiff_t *size, ptrdiff_t bytes) {
@@ -102,6 +102,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     p.block = fl_take(&p.size, block * real);
     p.bytes = fl_take(&p.size, most * p.bytes_stride);
     p.scales = fl_take(&p.size, p.bytes_stride ? most * FL_KINDS * real : 0);
+    p.starts = fl_take(&p.size, p.bytes_stride ? most * FL_KINDS * (ptrdiff_t)sizeof(int32_t) : 0);
     p.between[0] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
     p.between[1] = fl_take(&p.size, n > 1 ? p.steps * lanes * width * real : 0);
     return p;

@@ -18,17 +18,19 @@
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
-   v_store_bytes          vcvtps2dq, vpackssdw, vpacksswb
    vi_load, store, bcast  vmovdqu, vpbroadcastd
+   vi_add, vi_sum         vpaddd
+   vi_round               vcvtps2dq
+   vi_store_bytes         vpackssdw, vpacksswb
    vi_max_abs, vi_largest vandps, vpmaxsd
    vi_dot                 vpabsb, vpsignb, vpmaddubsw, vpmaddwd
    vi_dot_unsigned        none
    vi_real                vcvtdq2ps
 
-   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
-   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -167,10 +169,17 @@ FL_INLINE int32_t vi_largest(VI a) {
     m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
     return _mm_cvtsi128_si32(m);
 }
-FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
-    const VI n = _mm256_cvtps_epi32(x);
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
-    _mm_storel_epi64((__m128i *)p, _mm_add_epi8(_mm_packs_epi16(words, words), _mm_set1_epi8((char)offset)));
+FL_INLINE VI vi_add(VI a, VI b) { return _mm256_add_epi32(a, b); }
+FL_INLINE int32_t vi_sum(VI a) {
+    __m128i m = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    m = _mm_add_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_add_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    return _mm_cvtsi128_si32(m);
+}
+FL_INLINE VI vi_round(V x) { return _mm256_cvtps_epi32(x); }
+FL_INLINE void vi_store_bytes(int8_t *p, VI a) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(words, words));
 }
 FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     const VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a)); /* at most 2 * 127 * 127: no saturation */

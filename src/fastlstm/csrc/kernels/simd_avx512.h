@@ -18,17 +18,18 @@
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
-   v_store_bytes          vcvtps2dq, vpmovdb
    vi_load, store, bcast  vmovdqu32, vpbroadcastd
+   vi_add, vi_sum         vpaddd
+   vi_round, store_bytes  vcvtps2dq, vpmovdb
    vi_max_abs, vi_largest vpandd, vpmaxsd
    vi_dot                 vpabsb, vpsubb {k}, vpmaddubsw, vpmaddwd
    vi_dot_unsigned        vpdpbusd (AVX-512 VNNI)
    vi_real                vcvtdq2ps
 
-   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
-   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -168,10 +169,10 @@ FL_INLINE VI vi_bcast(const int8_t *p) {
 FL_INLINE V vi_real(VI a) { return _mm512_cvtepi32_ps(a); }
 FL_INLINE VI vi_max_abs(VI m, V x) { return _mm512_max_epi32(m, _mm512_castps_si512(v_abs(x))); }
 FL_INLINE int32_t vi_largest(VI a) { return _mm512_reduce_max_epi32(a); }
-FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
-    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
-    _mm_storeu_si128((__m128i *)p, _mm_add_epi8(bytes, _mm_set1_epi8((char)offset)));
-}
+FL_INLINE VI vi_add(VI a, VI b) { return _mm512_add_epi32(a, b); }
+FL_INLINE int32_t vi_sum(VI a) { return _mm512_reduce_add_epi32(a); }
+FL_INLINE VI vi_round(V x) { return _mm512_cvtps_epi32(x); }
+FL_INLINE void vi_store_bytes(int8_t *p, VI a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     const VI same_sign = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(a), _mm512_setzero_si512(), w);
     const VI pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(a), same_sign); /* at most 2 * 127 * 127: no saturation */
@@ -180,9 +181,9 @@ FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
 /* As an instruction: the intrinsic would want the flag for the whole file, and with it every machine the extension. */
 FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) {
 #if defined(_MSC_VER) && !defined(__clang__)
-    return _mm512_dpbusd_epi32(acc, a, w);
+    return _mm512_dpbusd_epi32(acc, w, a);
 #else
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "vm"(w));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "vm"(a));
     return acc;
 #endif
 }

@@ -3,10 +3,10 @@
    v_fma and v_fnma round twice, product and sum: a call to fma() per lane is all that C offers where the
    instruction is missing. Results therefore differ from the other instruction sets in the last bits.
    Compact weights: f32 alone.
-   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
-   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -164,10 +164,20 @@ FL_INLINE int32_t vi_largest(VI a) {
         m = a[j] > m ? a[j] : m;
     return m;
 }
-FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
-    const v_bits n = (v_bits)(x + v_set1(12582912.0f)) + (v_bits)(VI){offset, offset, offset, offset}; /* 1.5 * 2^23 */
+FL_INLINE VI vi_add(VI a, VI b) { return a + b; }
+FL_INLINE int32_t vi_sum(VI a) {
+    int32_t sum = 0;
     for (int j = 0; j < VW; j++)
-        p[j] = (int8_t)(uint8_t)(n[j] & 255);
+        sum += a[j];
+    return sum;
+}
+FL_INLINE VI vi_round(V x) {
+    const V rounder = v_set1(12582912.0f); /* 1.5 * 2^23 */
+    return (VI)((v_bits)(x + rounder) - (v_bits)rounder);
+}
+FL_INLINE void vi_store_bytes(int8_t *p, VI a) {
+    for (int j = 0; j < VW; j++)
+        p[j] = (int8_t)(uint8_t)(a[j] & 255);
 }
 FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     for (int byte = 24; byte >= 0; byte -= 8)

@@ -18,17 +18,18 @@
 
    Compact weights, f32 alone:
    v_load_half            ldr d, fcvtl
-   v_store_bytes          fcvtns, xtn
    vi_load, store, bcast  ldr q, ld1r
+   vi_add, vi_sum         add, addv
+   vi_round, store_bytes  fcvtns, xtn
    vi_max_abs, vi_largest fabs, smax
    vi_dot                 sdot, or smull, addp, sadalp
    vi_dot_unsigned        none
    vi_real                scvtf
 
-   v_store_bytes rounds to the nearest even integer, for values in [-127, 127], and adds an offset modulo 256.
+   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
-   vi_dot_unsigned: the same for unsigned a; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros; fmax and
    fmin would give NaN, and would order the zeros.
@@ -166,8 +167,11 @@ FL_INLINE VI vi_bcast(const int8_t *p) {
 FL_INLINE V vi_real(VI a) { return vcvtq_f32_s32(a); }
 FL_INLINE VI vi_max_abs(VI m, V x) { return vmaxq_s32(m, vreinterpretq_s32_f32(vabsq_f32(x))); }
 FL_INLINE int32_t vi_largest(VI a) { return vmaxvq_s32(a); }
-FL_INLINE void v_store_bytes(int8_t *p, V x, int offset) {
-    const int16x4_t words = vadd_s16(vmovn_s32(vcvtnq_s32_f32(x)), vdup_n_s16((int16_t)offset));
+FL_INLINE VI vi_add(VI a, VI b) { return vaddq_s32(a, b); }
+FL_INLINE int32_t vi_sum(VI a) { return vaddvq_s32(a); }
+FL_INLINE VI vi_round(V x) { return vcvtnq_s32_f32(x); }
+FL_INLINE void vi_store_bytes(int8_t *p, VI a) {
+    const int16x4_t words = vmovn_s32(a);
     const int32_t four = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
     memcpy(p, &four, sizeof four);
 }
