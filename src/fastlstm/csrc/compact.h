@@ -160,7 +160,7 @@ static void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *scale,
         vi_store_bytes(to + k, rounded);
     }
     *scale = !finite ? (REAL)NAN : zero ? 0 : largest.value / 127;
-    *start = unsigned_dots ? -128 * vi_sum(sum) : 0;
+    *start = unsigned_dots ? (int32_t)(-128 * (uint32_t)vi_sum(sum)) : 0; /* of NaN any number */
 }
 
 /* Where a kind of sources begins in a row of bytes. */

@@ -164,12 +164,12 @@ FL_INLINE int32_t vi_largest(VI a) {
         m = a[j] > m ? a[j] : m;
     return m;
 }
-FL_INLINE VI vi_add(VI a, VI b) { return a + b; }
+FL_INLINE VI vi_add(VI a, VI b) { return (VI)((v_bits)a + (v_bits)b); }
 FL_INLINE int32_t vi_sum(VI a) {
-    int32_t sum = 0;
+    uint32_t sum = 0;
     for (int j = 0; j < VW; j++)
-        sum += a[j];
-    return sum;
+        sum += (uint32_t)a[j];
+    return (int32_t)sum;
 }
 FL_INLINE VI vi_round(V x) {
     const V rounder = v_set1(12582912.0f); /* 1.5 * 2^23 */
