@@ -50,9 +50,9 @@ float limits_fma(long steps, float factor, float term) {
     return sum[0];
 }
 
-/* A product of matrices that lie in the first-level cache, in tiles of registers as libraries make it: ROWS rows of x, held
-   against COLUMNS vectors of w, SOURCES of them, added to what is there. Loads and their instructions are what it has
-   beyond `limits_fma`. */
+/* A product of matrices in tiles of registers as libraries make it: ROWS rows of x, held against a panel of SOURCES times COLUMNS
+   vectors of w, added to what is there. All rows pass a panel, which is asked for while they pass the one before. Loads, and
+   bringing w nearer, are what it has beyond `limits_fma`. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define ROWS 6
 #else
@@ -60,30 +60,35 @@ float limits_fma(long steps, float factor, float term) {
 #endif
 #define COLUMNS 4
 #define SOURCES 64
-#define TILES 4
+enum { PANEL = SOURCES * COLUMNS };
 
-/* Floating-point operations in one of the `times`. */
-long limits_product_flops(void) { return 2L * SOURCES * COLUMNS * (BYTES / 4) * ROWS * TILES; }
+/* Bytes of a panel, and rows of a tile. */
+long limits_panel(void) { return PANEL * BYTES; }
+long limits_rows(void) { return ROWS; }
 
-/* How many floats w (SOURCES, COLUMNS, vector), x (TILES * ROWS, SOURCES) and sums (TILES * ROWS, COLUMNS, vector) are together. */
-long limits_product_size(void) { return COLUMNS * (BYTES / 4) * (SOURCES + TILES * ROWS) + TILES * ROWS * SOURCES; }
-
-void limits_product(float *at, long times) {
-    const floats *w = (const floats *)at;
-    floats *sums = (floats *)at + SOURCES * COLUMNS;
-    const float *x = (const float *)(sums + TILES * ROWS * COLUMNS);
-    for (long i = 0; i < times * TILES; i++) {
-        const float *row = x + i % TILES * ROWS * SOURCES;
-        floats *sum = sums + i % TILES * ROWS * COLUMNS, a[ROWS * COLUMNS];
-        UNROLL for (int k = 0; k < ROWS * COLUMNS; k++) a[k] = (floats){0};
-        for (long s = 0; s < SOURCES; s++) {
-            floats v[COLUMNS];
-            UNROLL for (int n = 0; n < COLUMNS; n++) v[n] = w[s * COLUMNS + n];
-            UNROLL for (int r = 0; r < ROWS; r++)
-                UNROLL for (int n = 0; n < COLUMNS; n++) a[r * COLUMNS + n] += row[r * SOURCES + s] * v[n];
+/* w (panels, SOURCES, COLUMNS, vector), x (tiles * ROWS, SOURCES), sums (tiles * ROWS, COLUMNS, vector). */
+void limits_product(const float *w, const float *x, float *sums, long panels, long tiles, long times) {
+    const long asked = panels > 1 ? (PANEL * BYTES / 64 + tiles - 1) / tiles : 0; /* lines, by each tile */
+    const floats *panel = (const floats *)w, *end = panel + panels * PANEL;
+    for (long p = 0; p < panels * times; p++) {
+        const floats *next = panel + PANEL == end ? (const floats *)w : panel + PANEL;
+        const char *ask = (const char *)next;
+        for (long t = 0; t < tiles; t++) {
+            const float *row = x + t * ROWS * SOURCES;
+            floats *sum = (floats *)sums + t * ROWS * COLUMNS, a[ROWS * COLUMNS];
+            UNROLL for (int k = 0; k < ROWS * COLUMNS; k++) a[k] = (floats){0};
+            for (long s = 0; s < SOURCES; s++) {
+                floats v[COLUMNS];
+                if (s < asked) __builtin_prefetch(ask + 64 * s, 0, 2);
+                UNROLL for (int n = 0; n < COLUMNS; n++) v[n] = panel[s * COLUMNS + n];
+                UNROLL for (int r = 0; r < ROWS; r++)
+                    UNROLL for (int n = 0; n < COLUMNS; n++) a[r * COLUMNS + n] += row[r * SOURCES + s] * v[n];
+            }
+            UNROLL for (int k = 0; k < ROWS * COLUMNS; k++) sum[k] += a[k];
+            ask += 64 * asked;
         }
-        UNROLL for (int k = 0; k < ROWS * COLUMNS; k++) sum[k] += a[k];
-        __asm__ volatile("" : : "r"(at) : "memory");
+        panel = next;
+        __asm__ volatile("" : : "r"(w) : "memory");
     }
 }
 

@@ -1,6 +1,6 @@
 """What this machine can do at all: `python benchmarks/limits.py [--threads N]`; needs a C compiler.
 
-The peak rate of float32 multiply-adds in registers, that of matrix products from the first-level cache, how long a
+The peak rate of float32 multiply-adds in registers, that of matrix products from each cache, how long a
 chain of operations takes that wait for one another, how fast caches and memory are read, in a loop and once in each
 call from Python, and float16 numbers widened, measured by `limits.c` compiled for the machine at hand. One measure is
 short, to be repeated between the rounds of a benchmark: on a shared machine the clock swings, and only what was
@@ -23,7 +23,7 @@ SECONDS = 0.02  # one measure
 FLAGS = ["-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-Wall", "-Wextra"]
 SOURCE = Path(__file__).with_name("limits.c")
 KB, MB = 1 << 10, 1 << 20
-CHAIN = 32  # multiply-adds, in the report
+CHAIN, ROWS, FAR = 32, 24, 4 * MB  # in the report: multiply-adds, rows of products and bytes of a matrix
 
 
 class Limits:
@@ -41,9 +41,8 @@ class Limits:
         self._flops = self._library.limits_fma_flops()
         self._pool = ThreadPoolExecutor(threads)
         self._start = threading.Barrier(threads)
-        self._buffers = [aligned(KB) for _ in range(threads)]
-        tile = max(4 * self._library.limits_product_size(), 2 * self._library.limits_half_count())
-        self._tiles = [aligned(tile) for _ in range(threads)]
+        self._buffers, self._rows = [aligned(KB) for _ in range(threads)], [aligned(KB) for _ in range(threads)]
+        self._tiles = [aligned(2 * self._library.limits_half_count() + KB) for _ in range(threads)]
         self._times = {}  # what is measured -> repeats that last `SECONDS`
 
     def fma(self):
@@ -54,13 +53,24 @@ class Limits:
 
         return self._rate("fma", work, 1000 * self._flops * self.threads)
 
-    def product(self):
-        """GFLOP/s of float32 matrix products whose operands lie in the first-level cache, all threads together."""
+    def product(self, rows, size):
+        """GFLOP/s of products of `rows` rows with a float32 matrix of `size` bytes, over and over, all threads together.
+
+        Each thread has its share of the rows, as many as fill tiles of registers, and the whole matrix.
+        """
+        tile, panel = self._library.limits_rows(), self._library.limits_panel()
+        tiles, panels = -(-rows // (self.threads * tile)), max(1, size // panel)
+        self._enough(panels * panel)
+        room = 4 * tiles * tile * 64 + 16 * KB * tiles  # of x, and more than enough of sums
+        if self._rows[0].nbytes < room:
+            self._rows = [aligned(room) for _ in range(self.threads)]
 
         def work(thread, times):
-            self._library.limits_product(self._tiles[thread].ctypes.data, times)
+            w, x = self._buffers[thread].ctypes.data, self._rows[thread].ctypes.data
+            self._library.limits_product(w, x, x + 4 * tiles * tile * 64, panels, tiles, times)
 
-        return self._rate("product", work, self._library.limits_product_flops() * self.threads)
+        flops = 2 * panels * (panel // 4) * tiles * tile
+        return self._rate(("product", panels, tiles), work, flops * self.threads)
 
     def chain(self, fmas):
         """Billions of steps a second, each of so many multiply-adds, two divisions, a write and a read in a row."""
@@ -82,8 +92,7 @@ class Limits:
     def read(self, size):
         """GB/s of reading `size` bytes over and over, each thread its share."""
         share = max(KB, size // self.threads // KB * KB)
-        if self._buffers[0].nbytes < share:
-            self._buffers = [aligned(share) for _ in range(self.threads)]
+        self._enough(share)
 
         def work(thread, times):
             self._library.limits_read(self._buffers[thread].ctypes.data, share, times)
@@ -97,8 +106,7 @@ class Limits:
         What the interpreter touches between two calls drives some of them out of the first-level cache.
         """
         share = max(KB, size // self.threads // KB * KB)
-        if self._buffers[0].nbytes < share:
-            self._buffers = [aligned(share) for _ in range(self.threads)]
+        self._enough(share)
         times, best = max(10, int(SECONDS / 10 / (1e-7 + share / 5e10))), {0: float("inf"), share: float("inf")}
         for _ in range(5):
             for count in best:  # in turns, so that both see the same moments
@@ -106,6 +114,11 @@ class Limits:
                 best[count] = min(best[count], timed(self._library.limits_once, times))
         seconds = best[share] - best[0]
         return share * self.threads / seconds / 1e9 if seconds > 0 else float("inf")
+
+    def _enough(self, size):
+        """Make the buffer of each thread at least so long."""
+        if self._buffers[0].nbytes < size:
+            self._buffers = [aligned(size) for _ in range(self.threads)]
 
     def _rate(self, what, work, amount):
         """Billions a second of `amount`, which is done when every thread has done ``work(thread, 1)``."""
@@ -155,8 +168,8 @@ def compiled():
     library.limits_fma_flops.restype = ctypes.c_long
     library.limits_fma.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float]
     library.limits_fma.restype = ctypes.c_float
-    library.limits_product_flops.restype = library.limits_product_size.restype = ctypes.c_long
-    library.limits_product.argtypes = [ctypes.c_void_p, ctypes.c_long]
+    library.limits_panel.restype = library.limits_rows.restype = ctypes.c_long
+    library.limits_product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3
     library.limits_product.restype = None
     library.limits_chain.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
     library.limits_chain.restype = ctypes.c_float
@@ -218,10 +231,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=20, help="measures of each; the best counts (20)")
     options = parser.parse_args()
     limits, buffers, near = Limits(options.threads), level_buffers(), cache_sizes()[1] * options.threads
-    best = dict.fromkeys(["fma", "product", "chain", "half", "near", "once", *buffers], 0.0)
+    best = dict.fromkeys(["fma", "product", "far", "chain", "half", "near", "once", *buffers], 0.0)
     for _ in range(options.rounds):
         best["fma"] = max(best["fma"], limits.fma())
-        best["product"] = max(best["product"], limits.product())
+        best["product"] = max(best["product"], limits.product(ROWS, 1))
+        best["far"] = max(best["far"], limits.product(ROWS, FAR))
         best["chain"] = max(best["chain"], limits.chain(CHAIN))
         best["half"] = max(best["half"], limits.half())
         best["near"] = max(best["near"], limits.read(near))
@@ -230,7 +244,8 @@ def main():
             best[level] = max(best[level], limits.read(size * options.threads if level != "memory" else size))
     print(f"| limit, {options.threads} thread{'s' * (options.threads > 1)} | best of {options.rounds} |\n|---|---|")
     print(f"| float32 multiply-add | {best['fma']:.0f} GFLOP/s |")
-    print(f"| float32 matrix product from L1 | {best['product']:.0f} GFLOP/s |")
+    print(f"| float32 matrix product, {ROWS} rows, from L1 | {best['product']:.0f} GFLOP/s |")
+    print(f"| the same with a matrix of {FAR // MB} MB | {best['far']:.0f} GFLOP/s |")
     print(f"| {CHAIN} multiply-adds and 2 divisions in a row | {1 / best['chain']:.0f} ns |")
     print(f"| float16 widened and multiplied, from L1 | {best['half']:.1f} billion/s |")
     print(f"| read {near / KB:.0f} kB, over and over | {best['near']:.1f} GB/s |")

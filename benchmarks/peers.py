@@ -487,6 +487,14 @@ def step_stages(sources, size, times=1, more=None, called=False):
     return [{read: times * size} | (more or {}), {f"chain {TAIL}": times}]
 
 
+ROWS_AHEAD = 128  # as many as share what a product has to fetch, where any number could
+
+
+def product_of(rows, sources, outputs):
+    """Name of the limit of a product with so many float32 weights."""
+    return f"product {rows} {4 * sources * outputs}"
+
+
 ACTIVATION = 22  # multiply-adds that a sigmoid or tanh of float32 precision takes besides its division
 
 
@@ -494,13 +502,13 @@ def needs(work, engine, valid):
     """What a call needs at least, whoever computes it: a list of stages, one after the other.
 
     A stage has amounts, in billions, by the name of the limit that bounds them: calls from Python ("call"), steps of so
-    many multiply-adds in a row ("chain N"), floating-point operations of products ("product"), of activations or of all
-    that a step does ("fma"), float16 weights to be widened ("half"), and bytes, where so many are read over and over
-    ("read N") or once a call ("once N"). Within a stage they overlap.
+    many multiply-adds in a row ("chain N"), floating-point operations of products of so many rows with a matrix of so
+    many bytes ("product R N"), of activations or of all that a step does ("fma"), float16 weights to be widened ("half"),
+    and bytes, where so many are read over and over ("read N") or once a call ("once N"). Within a stage they overlap.
     """
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
-    whole = 4 * hidden * (hidden + inputs) * size
     stages, activations = [{"call": 1}], 2 * ACTIVATION * 5 * hidden
+    of_inputs = {product_of(ROWS_AHEAD, inputs, 4 * hidden): 8 * hidden * inputs * valid}  # of many steps at once
 
     def step(sources, times):
         weights = 4 * hidden * sources
@@ -511,11 +519,10 @@ def needs(work, engine, valid):
     if work.kind == "step":
         stages += step(hidden + inputs, 1)
     elif work.lanes == 1:
-        # inputs of a sequence are multiplied all at once; recurrent weights are read at every step
-        stages += [{"product": 8 * hidden * inputs * steps}] * (size > 1)
-        stages += step(hidden, steps)
+        stages += [of_inputs] * (size > 1)
+        stages += step(hidden, steps)  # recurrent weights are read at every step
     else:
-        stages += [{"product": 8 * hidden * (inputs + hidden) * valid, f"read {whole}": steps * whole}]
+        stages += [of_inputs, {product_of(work.lanes, hidden, 4 * hidden): 8 * hidden * hidden * valid}]
         stages += [{"fma": activations * valid}]
     return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
@@ -524,8 +531,8 @@ def measure_of(name, limits):
     """A function that measures the limit `name`, in billions a second."""
     kind, *count = name.split()
     if kind == "call":
-        length = np.zeros(1, np.float32).__len__
-        return lambda: 1e-9 / timed(length, 10_000)
+        call = partial(np.ndarray.view, np.zeros(1, np.float32))
+        return lambda: 1e-9 / timed(call, 10_000)
     return partial(getattr(limits, kind), *map(int, count))
 
 
@@ -655,8 +662,8 @@ def limit_label(name, caches):
 FLOOR_HEAD = ["limit", "reached", "ratio there"]
 FLOOR_TEXT = (
     "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and "
-    "what most of them are: a call from Python (of NumPy's shortest method), operations of a step that wait for one "
-    "another, products of matrices that lie in the first-level cache, reading weights over and over (those of a step "
+    "what most of them are: a call from Python that returns an array (NumPy's shortest), operations of a step that wait "
+    "for one another, products of as many rows with as large a matrix, reading weights over and over (those of a step "
     "once in each call from Python), multiply-adds (22 for each activation), or widening float16 weights. All else "
     "comes on top. Reached: limit over our minimum. Ratio there: minimum of the best peer over the limit. A target "
     "beyond it cannot be met on this machine. Last, multiply-adds of all products a second, of the peak of registers "

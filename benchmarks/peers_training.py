@@ -3,7 +3,8 @@
 Backpropagation through time in float32: forward, backward and the gradients of all weights, not of the inputs; and
 whole steps of a character language model, with loss and optimizer. Same weights, same data, same number of threads;
 gradients are compared before anything is timed. Both take turns in one process as in `peers.py`, whose rounds and
-limits these are. Peak memory is that of fresh processes, one for each engine and workload.
+limits these are; PyTorch's products of matrices alone, of the same sizes, are timed beside them. Peak memory is that
+of fresh processes, one for each engine and workload.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from peers import (  # noqa: E402
     ACTIVATION,
     FLOOR_HEAD,
     FLOOR_TEXT,
+    ROWS_AHEAD,
     Effort,
     Engine,
     caches_of,
@@ -42,6 +45,7 @@ from peers import (  # noqa: E402
     once,
     parser,
     peak_share,
+    product_of,
     publish,
     ratios,
     set_threads,
@@ -82,24 +86,33 @@ class Workload:
         return {"LSTM": 4, "GRU": 3}[self.cell] * self.hidden
 
     @property
-    def operations(self):
-        """Floating-point operations of the products: net inputs, errors of h, gradients; a last layer has them all.
+    def products(self):
+        """Products of matrices, (rows, sources, outputs): how many.
 
-        A character is one input of 1: nothing is to be multiplied.
+        Net inputs, errors of h, gradients; a last layer has them all. A character is one input of 1: nothing is to be
+        multiplied.
         """
-        inputs = 0 if self.classes else self.n_inputs
-        each = self.net_inputs * (4 * inputs + 6 * self.hidden) + 6 * self.hidden * self.classes
-        return self.lanes * self.steps * each
+        hidden, wide, lanes, rows = self.hidden, self.net_inputs, self.lanes, self.lanes * self.steps
+        found = {(lanes, hidden, wide): self.steps, (lanes, wide, hidden): self.steps, (wide, rows, hidden): 1}
+        if self.classes:
+            return found | {(rows, hidden, self.classes): 1, (rows, self.classes, hidden): 1, (self.classes, rows, hidden): 1}
+        return Counter(found) + Counter([(rows, self.n_inputs, wide), (wide, rows, self.n_inputs)])
+
+    @property
+    def operations(self):
+        """Floating-point operations of the products."""
+        return sum(2 * times * n * k * m for (n, k, m), times in self.products.items())
 
     def needs(self):
         """What a step needs at least, as `needs` in peers.py has it; a sequence alone reads weights at each step."""
         activations = 2 * ACTIVATION * {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.lanes * self.steps
-        if self.lanes > 1:
-            return [{"product": self.operations / 1e9}, {"fma": activations / 1e9}]
         recurrent, steps = self.net_inputs * self.hidden, 2 * self.steps  # forward and back
-        products = 2 * recurrent * steps
-        stages = [{"product": self.operations - products}]
-        stages += step_stages(self.hidden, 4 * recurrent, steps, {"fma": products + activations})
+        products = 2 * recurrent * steps * self.lanes
+        stages = [{product_of(ROWS_AHEAD, self.hidden, self.net_inputs): self.operations - products}]
+        if self.lanes > 1:
+            stages += [{product_of(self.lanes, self.hidden, self.net_inputs): products}, {"fma": activations}]
+        else:
+            stages += step_stages(self.hidden, 4 * recurrent, steps, {"fma": products + activations})
         return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
 
@@ -212,6 +225,24 @@ def pytorch_call(problem):
     return step
 
 
+def pytorch_products(work):
+    """The products of a training step and nothing else, each from the same operands and into the same result every time."""
+    import torch
+
+    made = []
+    for (rows, sources, outputs), times in work.products.items():
+        gradient = sources == work.lanes * work.steps  # its left side lies row by row of the batch
+        left = torch.randn(sources, rows).t() if gradient else torch.randn(rows, sources)
+        made.append((left, torch.randn(sources, outputs), torch.empty(rows, outputs), times))
+
+    def call():
+        for left, right, out, times in made:
+            for _ in range(times):
+                torch.mm(left, right, out=out)
+
+    return call
+
+
 def check(work, ours, theirs):
     """Raise SystemExit unless the gradients of a first step agree."""
     got, wanted = ours()(), theirs()()
@@ -262,6 +293,7 @@ def run(work, limits, effort, threads):
     check(work, ours, theirs)
     names = {"fastlstm": ours, "PyTorch": theirs}
     engines = [Engine(name, call, partial(fl.set_num_threads, threads)) for name, call in names.items()]
+    engines.append(Engine("products", pytorch_products(work)))
     if threads > 1:
         alone = own_call(Problem(work))
         engines.append(Engine("1 thread", alone, partial(fl.set_num_threads, 1)))
@@ -276,6 +308,7 @@ def run(work, limits, effort, threads):
     row = {"workload": work.name, "target": work.target, "figures": figures, "memory": memory(work, threads)}
     row |= {name: times_of(figures[name]) for name in names}
     row["ratio"] = ratios(figures, "fastlstm", "PyTorch")
+    row["products"] = times_of(figures["products"]) | {"ratio": ratios(figures, "products", "PyTorch")}
     if "1 thread" in figures:
         row["over_one_thread"] = ratios(figures, "fastlstm", "1 thread")
     if measures:
@@ -293,6 +326,15 @@ def main_table(rows, caches):
         both = [number(row["ratio"][kind]) for kind in ("median", "of_minima")]
         cells = [row["workload"], cell(row["fastlstm"]), cell(row["PyTorch"]), *both, number(row["target"])]
         lines.append([*cells, *floor_cells(row.get("floor"), caches), peak_share(row.get("peak"))])
+    return table(head, lines)
+
+
+def products_table(rows):
+    head = ["workload", "fastlstm, the whole step", "PyTorch, products alone", "PyTorch's step over those", "target"]
+    lines = []
+    for row in rows:
+        over = number(row["products"]["ratio"]["median"])
+        lines.append([row["workload"], cell(row["fastlstm"]), cell(row["products"]), over, number(row["target"])])
     return table(head, lines)
 
 
@@ -335,6 +377,13 @@ def report(results):
             [row["workload"], *(number(row["over_one_thread"][k]) for k in ("median", "of_minima"))] for row in more
         ]
         parts += ["## Over our own one thread", table(["workload", "ratio", "of minima"], cells)]
+    parts += [
+        "## Products alone",
+        "What PyTorch's library of matrix products takes for those of a step, from operands at hand and with nothing "
+        "around them, and the ratio that a step would have that took no longer. A target beyond it is not met by anyone "
+        "whose products are no faster.",
+        products_table(rows),
+    ]
     found = memory_table(rows)
     parts += ["## Peak memory of a step, fresh processes", found] if found else []
     return "\n\n".join(filter(None, parts)) + "\n"
