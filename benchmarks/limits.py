@@ -54,7 +54,7 @@ class Limits:
         return self._rate("fma", work, 1000 * self._flops * self.threads)
 
     def product(self, rows, size):
-        """GFLOP/s of products of `rows` rows with a float32 matrix of `size` bytes, over and over, all threads together.
+        """GFLOP/s of products of `rows` rows with a float32 matrix of `size` bytes, again and again, all threads' sum.
 
         Each thread has its share of the rows, as many as fill tiles of registers, and the whole matrix.
         """

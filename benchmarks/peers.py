@@ -503,8 +503,9 @@ def needs(work, engine, valid):
 
     A stage has amounts, in billions, by the name of the limit that bounds them: calls from Python ("call"), steps of so
     many multiply-adds in a row ("chain N"), floating-point operations of products of so many rows with a matrix of so
-    many bytes ("product R N"), of activations or of all that a step does ("fma"), float16 weights to be widened ("half"),
-    and bytes, where so many are read over and over ("read N") or once a call ("once N"). Within a stage they overlap.
+    many bytes ("product R N"), of activations or of all that a step does ("fma"), float16 weights to be widened
+    ("half"), and bytes, where so many are read over and over ("read N") or once a call ("once N"). Within a stage they
+    overlap.
     """
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
     stages, activations = [{"call": 1}], 2 * ACTIVATION * 5 * hidden
@@ -662,9 +663,9 @@ def limit_label(name, caches):
 FLOOR_HEAD = ["limit", "reached", "ratio there"]
 FLOOR_TEXT = (
     "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and "
-    "what most of them are: a call from Python that returns an array (NumPy's shortest), operations of a step that wait "
-    "for one another, products of as many rows with as large a matrix, reading weights over and over (those of a step "
-    "once in each call from Python), multiply-adds (22 for each activation), or widening float16 weights. All else "
+    "what most of them are: a call from Python that returns an array (NumPy's shortest), operations of a step that "
+    "wait for one another, products of as many rows with as large a matrix, reading weights over and over (those of a "
+    "step once in each call from Python), multiply-adds (22 for each activation), or widening float16 weights. All else "
     "comes on top. Reached: limit over our minimum. Ratio there: minimum of the best peer over the limit. A target "
     "beyond it cannot be met on this machine. Last, multiply-adds of all products a second, of the peak of registers "
     "alone."

@@ -94,9 +94,10 @@ class Workload:
         """
         hidden, wide, lanes, rows = self.hidden, self.net_inputs, self.lanes, self.lanes * self.steps
         found = {(lanes, hidden, wide): self.steps, (lanes, wide, hidden): self.steps, (wide, rows, hidden): 1}
-        if self.classes:
-            return found | {(rows, hidden, self.classes): 1, (rows, self.classes, hidden): 1, (self.classes, rows, hidden): 1}
-        return Counter(found) + Counter([(rows, self.n_inputs, wide), (wide, rows, self.n_inputs)])
+        inputs, classes = self.n_inputs, self.classes
+        if classes:
+            return found | {(rows, hidden, classes): 1, (rows, classes, hidden): 1, (classes, rows, hidden): 1}
+        return Counter(found) + Counter([(rows, inputs, wide), (wide, rows, inputs)])
 
     @property
     def operations(self):
@@ -226,7 +227,7 @@ def pytorch_call(problem):
 
 
 def pytorch_products(work):
-    """The products of a training step and nothing else, each from the same operands and into the same result every time."""
+    """The products of a training step and nothing else, each from the same operands into the same result every time."""
     import torch
 
     made = []
@@ -380,8 +381,8 @@ def report(results):
     parts += [
         "## Products alone",
         "What PyTorch's library of matrix products takes for those of a step, from operands at hand and with nothing "
-        "around them, and the ratio that a step would have that took no longer. A target beyond it is not met by anyone "
-        "whose products are no faster.",
+        "around them, and the ratio that a step would have that took no longer. A target beyond it is not met by "
+        "anyone whose products are no faster.",
         products_table(rows),
     ]
     found = memory_table(rows)
