@@ -665,10 +665,10 @@ FLOOR_TEXT = (
     "Limit: microseconds that a call cannot do without, at the best rates of this machine in the same rounds, and "
     "what most of them are: a call from Python that returns an array (NumPy's shortest), operations of a step that "
     "wait for one another, products of as many rows with as large a matrix, reading weights over and over (those of a "
-    "step once in each call from Python), multiply-adds (22 for each activation), or widening float16 weights. All else "
-    "comes on top. Reached: limit over our minimum. Ratio there: minimum of the best peer over the limit. A target "
-    "beyond it cannot be met on this machine. Last, multiply-adds of all products a second, of the peak of registers "
-    "alone."
+    "step once in each call from Python), multiply-adds (22 for each activation), or widening float16 weights. All "
+    "else comes on top. Reached: limit over our minimum. Ratio there: minimum of the best peer over the limit. A "
+    "target beyond it cannot be met on this machine. Last, multiply-adds of all products a second, of the peak of "
+    "registers alone."
 )
 
 
