@@ -124,10 +124,12 @@ fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_la
                                 const void *packed, void *params);
 
 /* The sequences of one forward call. Row (t, b) of x starts at x + t * x_step + b * x_lane, and so with y; where `starts`
-   is given, b is starts[b] there: sequences of different lengths may lie one after the other. */
+   is given, b is starts[b] there: sequences of different lengths may lie one after the other. Where `xs` is given, row (t, b)
+   of the inputs starts at xs[b] + t * x_step. */
 typedef struct fastlstm_batch {
     ptrdiff_t steps, lanes;
     const void *x;           /* rows of I elements; those beyond a lane's length are not read */
+    const void *const *xs;   /* (B,) instead of x, which is then not read; or NULL */
     ptrdiff_t x_step, x_lane;
     void *y;                 /* out: rows of the last layer's width; zero beyond a lane's length; no overlap with x */
     ptrdiff_t y_step, y_lane;
@@ -170,7 +172,7 @@ fastlstm_status fastlstm_run(void *scratch, const fastlstm_batch *batch, fastlst
 ptrdiff_t fastlstm_tape_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps, ptrdiff_t lanes);
 ptrdiff_t fastlstm_training_scratch_size(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, ptrdiff_t steps,
                                          ptrdiff_t lanes, int threads);
-/* fastlstm_forward_parallel with the same bits; fills the tape. `starts` must be NULL. */
+/* fastlstm_forward_parallel with the same bits; fills the tape. `starts` and `xs` must be NULL. */
 fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
                                           const fastlstm_batch *batch, void *tape, void *scratch, int threads, fastlstm_poll poll,
                                           void *context);

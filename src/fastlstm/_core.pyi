@@ -81,6 +81,15 @@ class Network:
         reset: Array | None = None,
         batch_first: bool = False,
     ) -> None: ...
+    def forward_list(
+        self,
+        packed: Array,
+        sequences: list[Array],
+        state: Array,
+        lengths: Array,
+        starts: Array,
+        reset: Array | None = None,
+    ) -> Array: ...
 
 class Stream:
     network: Network

@@ -41,6 +41,7 @@ cdef extern from "fastlstm.h" nogil:
     ctypedef struct fastlstm_batch:
         Py_ssize_t steps, lanes
         const void *x
+        const void *const *xs
         Py_ssize_t x_step, x_lane
         void *y
         Py_ssize_t y_step, y_lane
@@ -403,15 +404,24 @@ cdef class Network:
         room.steps, room.lanes, room.allowed = steps, lanes, num_threads
         return 0
 
-    def forward(self, packed, cnp.ndarray x not None, y, state, lengths=None, reset=None, bint batch_first=False, starts=None):
-        """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written.
-
-        With `starts` (B,), x and y are (rows, .), where sequences of these `lengths` begin at these rows."""
+    def forward(self, packed, cnp.ndarray x not None, y, state, lengths=None, reset=None, bint batch_first=False):
+        """Run x (T, B, I) into y (T, B, O), both (B, T, .) with batch_first; `state` is read and written."""
         cdef Py_ssize_t first = cnp.PyArray_DIM(x, 0), second = cnp.PyArray_DIM(x, 1)
         cdef Py_ssize_t steps = second if batch_first else first, lanes = first if batch_first else second
-        if starts is not None:
-            steps, lanes = lengths.max(), len(lengths)
-        self.run(packed, data(x), data(y), state, steps, lanes, lengths, reset, batch_first, starts)
+        self.run(packed, data(x), data(y), state, steps, lanes, lengths, reset, batch_first, None)
+
+    def forward_list(self, packed, list sequences, state, cnp.ndarray lengths not None, cnp.ndarray starts not None, reset=None):
+        """Run sequences, each (T_b, I) as C reads it, where they lie; y (rows, O), where their outputs begin at rows `starts`."""
+        cdef cnp.npy_intp sizes[2]
+        cdef cnp.npy_intp lanes = len(sequences), b
+        cdef cnp.ndarray places = cnp.PyArray_EMPTY(1, &lanes, cnp.NPY_INTP, 0)
+        cdef void **xs = <void **>data(places)
+        for b in range(lanes):
+            xs[b] = data(sequences[b])
+        sizes[0], sizes[1] = starts[lanes - 1] + lengths[lanes - 1], self.output_size
+        y = cnp.PyArray_EMPTY(2, sizes, self.dtype.num, 0)
+        self.run(packed, xs, data(y), state, lengths.max(), lanes, lengths, reset, False, starts)
+        return y
 
     def call(self, packed, x, bint batch_first, list recurrent):
         """Most calls, from zeros and without lengths or resets: y, and the parts of the state; None if x is not `ready`."""
@@ -428,6 +438,7 @@ cdef class Network:
 
     cdef int run(self, packed, void *x, void *y, state, Py_ssize_t steps, Py_ssize_t lanes, lengths, reset, bint batch_first,
                  starts) except -1:
+        """With `starts`, x is an array of pointers: batch.xs."""
         cdef fastlstm_batch batch
         cdef fastlstm_status status
         cdef list raised = []
@@ -437,14 +448,14 @@ cdef class Network:
         has_pool |= threads > 1
         scratch = self.pool.take(SCRATCH, self.calls.scratch, self.dtype)
         batch.steps, batch.lanes = steps, lanes
-        batch.x, batch.y, batch.state = x, y, data(state)
+        batch.x, batch.xs, batch.y, batch.state = x, NULL, y, data(state)
         batch.x_step, batch.x_lane = self.input_size * lanes, self.input_size
         batch.y_step, batch.y_lane = self.output_size * lanes, self.output_size
         if batch_first:
             batch.x_step, batch.x_lane = self.input_size, self.input_size * steps
             batch.y_step, batch.y_lane = self.output_size, self.output_size * steps
         if starts is not None:
-            batch.x_step = batch.x_lane = self.input_size
+            batch.x, batch.xs, batch.x_step = NULL, <const void *const *>x, self.input_size
             batch.y_step = batch.y_lane = self.output_size
         batch.lengths, batch.starts = <const int64_t *>data(lengths), <const int64_t *>data(starts)
         batch.reset = <const uint8_t *>data(reset)
@@ -494,6 +505,7 @@ cdef class Stream:
         self.batch.x_step, self.batch.x_lane = lanes * network.input_size, network.input_size
         self.batch.y_step, self.batch.y_lane = lanes * network.output_size, network.output_size
         self.batch.lengths = self.batch.starts = NULL
+        self.batch.xs = NULL
         self.batch.reset = NULL
         self.batch.state = data(self.flat_state)
         self.batch.y = data(self.y)

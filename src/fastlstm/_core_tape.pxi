@@ -31,6 +31,7 @@ cdef class Tape:
         b.first_step, b.steps, b.seed = first, steps or self.total, seed
         b.x = self.rows(x, network.input_size, &b.x_step, &b.x_lane)
         b.lengths, b.reset, b.starts = <const int64_t *>data(lengths), <const uint8_t *>data(reset), NULL
+        b.xs = NULL
         self.threads = num_threads
         cdef Room *room = &network.training
         if not same_call(room, b.steps, b.lanes, self.threads):

@@ -452,7 +452,7 @@ class Layer:
             self._draws.bit_generator.state = state
 
     def _call_ragged(self, sequences, state, lengths, reset):
-        """A list of sequences: they lie one after the other, without padding."""
+        """A list of sequences, read where they lie; their outputs lie one after the other, without padding."""
         arrays = self._sequences(sequences, lengths)
         lengths = np.array([len(a) for a in arrays], np.int64)
         ends = np.cumsum(lengths)
@@ -462,9 +462,7 @@ class Layer:
         flat = self._network.new_state(len(arrays))
         if state is not None:
             self._fill_state(flat, len(arrays), state)
-        x = np.concatenate(arrays)
-        y = self._network.new_output(x)
-        self._network.forward(self._weights(), x, y, flat, lengths, reset, starts=starts)
+        y = self._network.forward_list(self._weights(), arrays, flat, lengths, starts, reset)
         ys = [y[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         return ys, self._state_of(flat, len(arrays))
 

@@ -361,6 +361,9 @@ static void batch_tests(const fastlstm_engine *e, const net *m) {
         for (ptrdiff_t j = 0; j < k.B; j++) starts[j] = j;
         for (int j = 0; j < COUNT(values); j++)
             if (j != 1 && j != 2) starts[lane] = values[j], BATCH(starts, starts);
+        const void **xs = memory_new((size_t)k.B * sizeof *xs);
+        for (ptrdiff_t j = 0; j < k.B; j++) xs[j] = j == lane ? NULL : k.good.x;
+        BATCH(xs, xs);
     }
     for (int bad = 0; bad < 5; bad++) {
         REFUSED(wrong, fastlstm_forward(OR(0, e), OR(1, k.l), k.n, OR(2, k.packed), OR(3, b), OR(4, k.scratch), NULL, NULL));

@@ -44,6 +44,7 @@ typedef struct cut {
     int spread;     /* lanes outermost, and gaps between the rows of x and y */
     int threads, by_units;
     int turned;     /* the last lane's rows come first, which `starts` tells */
+    int apart;      /* the inputs of each lane are somewhere else, which `xs` tells */
     void *prepared; /* scratch that is prepared */
 } cut;
 
@@ -64,19 +65,23 @@ static void part(const task *k, const fastlstm_engine *e, const void *packed, cu
     uint8_t *reset = k->reset ? memory_new((size_t)(at.steps * all)) : NULL;
     int64_t *lengths = k->lengths && at.steps == k->T ? memory_new((size_t)all * sizeof *lengths) : NULL;
     int64_t *starts = at.turned ? memory_new((size_t)all * sizeof *starts) : NULL;
+    const void **xs = at.apart ? memory_new((size_t)all * sizeof *xs) : NULL;
     for (ptrdiff_t b = 0; b < at.lanes; b++) {
-        const ptrdiff_t place = at.turned ? at.lanes - 1 - b : b;
+        const ptrdiff_t place = at.turned ? at.lanes - 1 - b : b, left = k->lengths ? k->lengths[at.b0 + b] - at.t0 : at.steps;
+        void *lane = xs ? real_new(bits, (left < 0 ? 0 : left < at.steps ? left : at.steps) * batch.x_step) : NULL;
         if (starts) starts[b] = place;
+        if (xs) xs[b] = lane;
         for (ptrdiff_t t = 0; t < at.steps; t++) {
             const ptrdiff_t from = (at.t0 + t) * k->B + at.b0 + b;
             for (ptrdiff_t j = 0; j < I && (!k->lengths || at.t0 + t < k->lengths[at.b0 + b]); j++)
-                feed(bits, x, t * batch.x_step + place * batch.x_lane + j, k->x[from * I + j]);
+                feed(bits, xs ? lane : x, t * batch.x_step + (xs ? 0 : place * batch.x_lane) + j, k->x[from * I + j]);
             if (reset) reset[t * all + b] = k->reset[from];
         }
         if (lengths) lengths[b] = k->lengths[at.b0 + b];
     }
     copy_lanes(&k->m, (size_t)real, own_state, all, 0, state, k->B, at.b0, at.lanes);
-    batch.x = x;
+    batch.x = xs ? NULL : x;
+    batch.xs = xs;
     batch.y = out;
     batch.lengths = lengths;
     batch.starts = starts;
@@ -115,7 +120,7 @@ static void part(const task *k, const fastlstm_engine *e, const void *packed, cu
 
 typedef struct result { char *y, *state; size_t y_bytes, state_bytes; } result;
 
-enum { WHOLE, SPREAD, TURNED, THREADS, UNITS, LANE_BY_LANE, STEP_BY_STEP, PREPARED };
+enum { WHOLE, SPREAD, TURNED, APART, THREADS, UNITS, LANE_BY_LANE, STEP_BY_STEP, PREPARED };
 
 static int any_reverse(const net *m) {
     int any = 0;
@@ -128,7 +133,7 @@ static result forward(const task *k, const fastlstm_engine *e, const void *packe
     const int bits = fastlstm_engine_bits(e);
     const ptrdiff_t y_size = k->T * k->B * width_out(&k->m), state_size = k->m.state * k->B;
     result r = {real_new(bits, y_size), feed_all(bits, k->state, state_size), (size_t)(y_size * bits / 8), (size_t)(state_size * bits / 8)};
-    cut at = {.steps = k->T, .lanes = k->B, .spread = way == SPREAD, .turned = way == TURNED};
+    cut at = {.steps = k->T, .lanes = k->B, .spread = way == SPREAD, .turned = way == TURNED || way == APART, .apart = way == APART};
     for (ptrdiff_t j = 0; j < state_size; j++)
         if (k->state[j] != k->state[j]) memset(r.state + j * (bits / 8), 0xff, (size_t)(bits / 8));
     if (way == THREADS) at.threads = k->B == 1 ? 1 : k->B == 2 || k->B % 2 ? 2 : 3; /* of 11 lanes one makes 5, one 6 */
@@ -146,6 +151,7 @@ static result forward(const task *k, const fastlstm_engine *e, const void *packe
         for (ptrdiff_t b = 0; b < k->B; b++) {
             const ptrdiff_t length = k->lengths ? k->lengths[b] : k->T;
             at.b0 = b;
+            at.apart = b % 2;
             if (way == LANE_BY_LANE) at.steps = length;
             for (at.t0 = 0; at.t0 < length; at.t0 += at.steps)
                 part(k, e, packed, at, r.y, r.state);
@@ -186,6 +192,7 @@ static void check_forward(const task *k) {
             compare(bits, STATE, whole.state, state, state_size);
             CHECK(same(whole, forward(k, e, packed, SPREAD)));
             CHECK(same(whole, forward(k, e, packed, TURNED)));
+            CHECK(same(whole, forward(k, e, packed, APART)));
             CHECK(same(whole, forward(k, e, packed, LANE_BY_LANE)));
             CHECK(same(whole, forward(k, e, packed, PREPARED)));
             CHECK(same(whole, forward(k, e, packed, THREADS)));

@@ -197,14 +197,16 @@ static void refusals(int bits) {
         BOTH(wrong, k.m.l, k.m.n, &o.batch, 1);
         k.lengths[1] = kept;
     }
-    for (int bad = 0; bad < 5; bad++) {
+    for (int bad = 0; bad < 6; bad++) {
         const int64_t starts[2] = {0, 1};
+        const void *xs[2] = {o.batch.x, o.batch.x};
         fastlstm_batch other = o.batch;
         if (bad == 0) other.x = NULL;
         if (bad == 1) other.y = NULL;
         if (bad == 2) other.state = NULL;
         if (bad == 3) other.starts = starts;
         if (bad == 4) other.first_step = -1;
+        if (bad == 5) other.xs = xs;
         BOTH(wrong, k.m.l, k.m.n, &other, 1);
     }
     fastlstm_layer compact = k.m.l[0];

@@ -309,8 +309,11 @@ fastlstm_status fastlstm_prepare(const fastlstm_engine *engine, const fastlstm_l
 }
 
 static fastlstm_status batch_check(const fastlstm_batch *batch, ptrdiff_t lanes) {
-    if (!batch || !batch->x || !batch->y || !batch->state || batch->steps <= 0 || lanes <= 0 || batch->lanes != lanes)
+    if (!batch || !(batch->x || batch->xs) || !batch->y || !batch->state || batch->steps <= 0 || lanes <= 0 || batch->lanes != lanes)
         return FASTLSTM_BAD_ARGUMENT;
+    if (batch->xs)
+        for (ptrdiff_t b = 0; b < batch->lanes; b++)
+            if (!batch->xs[b]) return FASTLSTM_BAD_ARGUMENT;
     if (batch->lengths)
         for (ptrdiff_t b = 0; b < batch->lanes; b++)
             if (batch->lengths[b] < 0 || batch->lengths[b] > batch->steps) return FASTLSTM_BAD_ARGUMENT;
@@ -565,7 +568,7 @@ static fastlstm_status training_check(const fastlstm_engine *engine, const fastl
     for (int j = 0; j < n_pointers; j++)
         if (!pointers[j]) return FASTLSTM_BAD_ARGUMENT;
     if (any_compact(layers, n)) return FASTLSTM_BAD_LAYER;
-    if (threads < 1 || threads > FL_MOST_THREADS || batch->starts || batch->first_step < 0) return FASTLSTM_BAD_ARGUMENT;
+    if (threads < 1 || threads > FL_MOST_THREADS || batch->starts || batch->xs || batch->first_step < 0) return FASTLSTM_BAD_ARGUMENT;
     if (times(plus(batch->first_step, batch->steps), batch->lanes) < 0) return FASTLSTM_TOO_LARGE;
     *room = training_room(engine, layers, n, batch->steps, batch->lanes, threads);
     return room->size < 0 ? FASTLSTM_TOO_LARGE : FASTLSTM_OK;

@@ -9,11 +9,11 @@
 typedef struct fl_span {
     const fastlstm_batch *batch;
     ptrdiff_t t0, steps;
-    const REAL *x;
+    const REAL *const *x;   /* (B,) where the inputs of a place begin */
     REAL *y;
-    ptrdiff_t x_step, x_lane, y_step, y_lane;
-    const ptrdiff_t *x_row, *y_row; /* (B,) which row of a step a place has */
-    REAL *tape;                     /* or NULL */
+    ptrdiff_t x_step, y_step, y_lane;
+    const ptrdiff_t *y_row; /* (B,) which row of a step a place has */
+    REAL *tape;             /* or NULL */
 } fl_span;
 
 /* The row that noise is drawn for, of row t * lanes + lane of this call. */
@@ -65,6 +65,7 @@ typedef struct fl_work {
     ptrdiff_t lanes;           /* B */
     ptrdiff_t *lane, *place;   /* (B,) the lane at a place; 0..B-1, rows of `between`; */
     ptrdiff_t *start;          /*   rows of the batch's x and y */
+    const REAL **from;         /* (B,) where the inputs of a layer begin, in this span */
     fl_row *rows;              /* (B,) */
     const REAL **x, **h, **a;  /* x as many as are made ahead and (B,), (B,), (B,) */
     const REAL **h_read;       /* (B,) h as net inputs read it */
@@ -160,7 +161,7 @@ static int fl_linear_span(const fl_cell *cell, const fl_span *s, fl_work *work) 
     for (ptrdiff_t t = 0, n = 0; t < s->steps && !stop; t++) {
         n = fl_running(s->batch, work, s->t0 + t, n);
         for (ptrdiff_t b = 0; b < n; b++) {
-            work->x[b] = fl_read_x(cell, s, s->t0 + t, work->lane[b], s->x + t * s->x_step + s->x_row[b] * s->x_lane);
+            work->x[b] = fl_read_x(cell, s, s->t0 + t, work->lane[b], s->x[b] + t * s->x_step);
             work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
         }
         if (n && cell->l->weights) fl_compact_linear_rows(cell, work->x, work->y, n, work->net, &work->compact);
@@ -195,7 +196,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
     const int reverse = cell->l->reverse, has_c = cell->l->kind == FASTLSTM_LSTM;
     const ptrdiff_t from = reverse ? steps - 1 : 0, x_step = reverse ? -s->x_step : s->x_step, y_step = reverse ? -s->y_step : s->y_step;
     REAL *h_state = state + cell->l->state_h * batch->lanes + lane * H;
-    const REAL *x = s->x + from * s->x_step + s->x_row[0] * s->x_lane, *h = h_state;
+    const REAL *x = s->x[0] + from * s->x_step, *h = h_state;
     fl_row row = {.c = has_c ? state + cell->l->state_c * batch->lanes + lane * H : NULL, .y = s->y + from * s->y_step + s->y_row[0] * s->y_lane};
     fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h, .net = work->net};
     ptrdiff_t made_to = 0;
@@ -231,10 +232,9 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
 
 /* Where a step of n lanes has its inputs. */
 static void fl_place_inputs(const fl_cell *cell, const fl_span *s, const fl_work *work, ptrdiff_t t, ptrdiff_t n, const REAL **to) {
-    const REAL *x = s->x + t * s->x_step;
-    const ptrdiff_t *row = s->x_row, apart = s->x_lane;
+    const ptrdiff_t at = t * s->x_step;
     for (ptrdiff_t b = 0; b < n; b++)
-        to[b] = x + row[b] * apart;
+        to[b] = s->x[b] + at;
     for (ptrdiff_t b = 0; b < n && s->tape && cell->l->dropout > 0; b++)
         to[b] = fl_read_x(cell, s, s->t0 + t, work->lane[b], to[b]);
 }
@@ -376,6 +376,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .lane = (ptrdiff_t *)(base + plan.lane),
                  .place = (ptrdiff_t *)(base + plan.place),
                  .start = (ptrdiff_t *)(base + plan.start),
+                 .from = (const REAL **)(base + plan.from),
                  .rows = (fl_row *)(base + plan.rows),
                  .x = (const REAL **)(base + plan.x),
                  .h = (const REAL **)(base + plan.h),
@@ -455,7 +456,7 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
     ptrdiff_t width = 0;
     int stop = 0;
 
-    if (runner->single && batch->steps == 1 && !batch->lengths && !batch->reset && !batch->starts && !share && !runner->head.tape && !poll) {
+    if (runner->single && batch->steps == 1 && !batch->lengths && !batch->reset && !batch->starts && !batch->xs && !share && !runner->head.tape && !poll) {
         fl_single_step(runner, batch);
         return FASTLSTM_OK;
     }
@@ -468,9 +469,10 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
         cell->end = cell->q.groups * (units->part + 1) / units->parts;
     }
     for (ptrdiff_t t0 = 0; t0 < batch->steps && !stop; t0 += runner->steps) {
-        fl_span in = {.batch = batch, .t0 = t0, .x_step = batch->x_step, .x_lane = batch->x_lane, .x_row = work->start};
+        fl_span in = {.batch = batch, .t0 = t0, .x = work->from, .x_step = batch->x_step};
         in.steps = batch->steps - t0 < runner->steps ? batch->steps - t0 : runner->steps;
-        in.x = (const REAL *)batch->x + t0 * batch->x_step;
+        for (ptrdiff_t b = 0; b < B; b++)
+            work->from[b] = (batch->xs ? (const REAL *)batch->xs[work->lane[b]] : (const REAL *)batch->x + work->start[b] * batch->x_lane) + t0 * batch->x_step;
         for (ptrdiff_t i = 0, turn = 0; i < n && !stop; turn ^= 1) {
             const fl_cell *cell = runner->cells + i;
             const ptrdiff_t directions = i + 1 < n && cell[1].l->reverse ? 2 : 1;
@@ -488,10 +490,9 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
                 in.y += cell->q.P;
                 if (in.tape) in.tape += fl_tape_size(&cell->q, batch->steps, batch->lanes);
             }
-            in.x = next_x;
+            for (ptrdiff_t b = 0; b < B && !last; b++)
+                work->from[b] = next_x + in.y_row[b] * in.y_lane;
             in.x_step = in.y_step;
-            in.x_lane = in.y_lane;
-            in.x_row = in.y_row;
         }
     }
     if (!stop && (!units || units->part == 0)) fl_zero_padding(batch, work, width);

@@ -40,7 +40,7 @@ typedef struct fl_forward_plan {
     int reverse;       /* a layer reads backwards: a span is the whole batch */
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
     ptrdiff_t room;    /* rows that there is room for net inputs of all groups of */
-    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, h_read, zone, lane, place, start, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
+    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, h_read, zone, lane, place, start, from, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
     ptrdiff_t block, bytes, scales, starts, bytes_stride; /* of compact weights: fl_compact */
 } fl_forward_plan;
 
@@ -86,6 +86,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     p.tail_net = fl_take(&p.size, tail ? (lanes > 2 ? lanes : 2) * FL_TILE * vw * real : 0);
     p.lane = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.start = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
+    p.from = fl_take(&p.size, lanes * pointer);
     p.place = fl_take(&p.size, lanes * (ptrdiff_t)sizeof(ptrdiff_t));
     p.rows = fl_take(&p.size, lanes * FL_ROW_POINTERS * pointer);
     p.x = fl_take(&p.size, (lanes > p.ahead ? lanes : p.ahead) * pointer);
