@@ -252,6 +252,16 @@ def test_ragged_lists_do_not_mind_batch_first(dtype):
     assert layer(tuple(xs))[0][1].shape == (2, 4)
 
 
+def test_sequences_of_a_list_may_lie_anywhere(isa, dtype):
+    layer = with_weights(fl.LSTM(3, 9, 2, bidirectional=True, dtype=dtype))
+    whole = numbers((20, 3), 1, dtype)
+    whole.flags.writeable = False
+    views = [whole[4:], whole, whole[19:], whole[::-2], np.asfortranarray(whole[2:9]), whole[3:12]]
+    ys, _ = layer(views)
+    for x, y in zip(views, ys, strict=True):
+        assert_same_bits(y, layer(x.copy())[0])
+
+
 @families
 def test_resets_are_separate_sequences(options, isa, dtype):
     layer = with_weights(fl.LSTM(3, 6, 2, dtype=dtype, **options))
