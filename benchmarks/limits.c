@@ -62,12 +62,14 @@ float limits_fma(long steps, float factor, float term) {
 #define SOURCES 64
 enum { PANEL = SOURCES * COLUMNS };
 
-/* Bytes of a panel, and rows of a tile. */
+/* Bytes of a panel, rows of a tile, and bytes of what a tile has beside w. */
 long limits_panel(void) { return PANEL * BYTES; }
 long limits_rows(void) { return ROWS; }
+long limits_tile(void) { return ROWS * (SOURCES * (long)sizeof(float) + COLUMNS * BYTES); }
 
-/* w (panels, SOURCES, COLUMNS, vector), x (tiles * ROWS, SOURCES), sums (tiles * ROWS, COLUMNS, vector). */
-void limits_product(const float *w, const float *x, float *sums, long panels, long tiles, long times) {
+/* w (panels, SOURCES, COLUMNS, vector); sums (tiles * ROWS, COLUMNS, vector) and behind them x (tiles * ROWS, SOURCES). */
+void limits_product(const float *w, float *sums, long panels, long tiles, long times) {
+    const float *x = (const float *)((floats *)sums + tiles * ROWS * COLUMNS);
     const long asked = panels > 1 ? (PANEL * BYTES / 64 + tiles - 1) / tiles : 0; /* lines, by each tile */
     const floats *panel = (const floats *)w, *end = panel + panels * PANEL;
     for (long p = 0; p < panels * times; p++) {

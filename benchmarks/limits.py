@@ -61,13 +61,13 @@ class Limits:
         tile, panel = self._library.limits_rows(), self._library.limits_panel()
         tiles, panels = -(-rows // (self.threads * tile)), max(1, size // panel)
         self._enough(panels * panel)
-        room = 4 * tiles * tile * 64 + 16 * KB * tiles  # of x, and more than enough of sums
+        room = tiles * self._library.limits_tile()
         if self._rows[0].nbytes < room:
             self._rows = [aligned(room) for _ in range(self.threads)]
 
         def work(thread, times):
-            w, x = self._buffers[thread].ctypes.data, self._rows[thread].ctypes.data
-            self._library.limits_product(w, x, x + 4 * tiles * tile * 64, panels, tiles, times)
+            w, sums = self._buffers[thread].ctypes.data, self._rows[thread].ctypes.data
+            self._library.limits_product(w, sums, panels, tiles, times)
 
         flops = 2 * panels * (panel // 4) * tiles * tile
         return self._rate(("product", panels, tiles), work, flops * self.threads)
@@ -168,8 +168,9 @@ def compiled():
     library.limits_fma_flops.restype = ctypes.c_long
     library.limits_fma.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float]
     library.limits_fma.restype = ctypes.c_float
-    library.limits_panel.restype = library.limits_rows.restype = ctypes.c_long
-    library.limits_product.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 3
+    for size in (library.limits_panel, library.limits_rows, library.limits_tile):
+        size.restype = ctypes.c_long
+    library.limits_product.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_long] * 3
     library.limits_product.restype = None
     library.limits_chain.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
     library.limits_chain.restype = ctypes.c_float

@@ -381,8 +381,7 @@ def report(results):
     parts += [
         "## Products alone",
         "What PyTorch's library of matrix products takes for those of a step, from operands at hand and with nothing "
-        "around them, and the ratio that a step would have that took no longer. A target beyond it is not met by "
-        "anyone whose products are no faster.",
+        "around them, and the ratio that a step would have that took no longer: a comparison, not a limit.",
         products_table(rows),
     ]
     found = memory_table(rows)
