@@ -8,7 +8,7 @@ import fastlstm as fl
 class Compact:
     """One step, and 100 steps in one call, of one lane with as many inputs as hidden units."""
 
-    params = ([128, 256, 512, 1024], ["float16", "int8"])
+    params = ([128, 256, 512, 1024], ["float16", "int16", "int8"])
     param_names = ["H", "weights"]
     rounds = 4
 

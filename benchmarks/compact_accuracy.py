@@ -1,4 +1,4 @@
-"""What compact weights cost in accuracy: outputs of float16 and int8 streams beside float32, over long sequences.
+"""What compact weights cost in accuracy: outputs of streams with them beside float32, over long sequences.
 
 Trains a few small networks online, then runs them, and larger random ones, over sequences that they have not seen, and
 prints a Markdown table of errors relative to the range of the float32 outputs. ``--speed`` times single steps instead.
@@ -15,7 +15,7 @@ import numpy as np
 
 import fastlstm as fl
 
-FORMATS = ("float16", "int8")
+FORMATS = ("float16", "int16", "int8")
 
 
 def sines(r, n):
@@ -71,7 +71,8 @@ def errors(net, x):
 
 def accuracy(seed, steps):
     print(f"fastlstm {fl.build_info()['version']} ({fl.build_info()['isa']}), seed {seed}, {steps:,} steps\n")
-    print("| network | outputs | float16: largest | RMS | int8: largest | RMS |\n|---|---|---|---|---|---|")
+    print("| network | outputs | " + "".join(f"{name}: largest | RMS | " for name in FORMATS).rstrip())
+    print("|---|---|" + "---|---|" * len(FORMATS))
     worst = dict.fromkeys(FORMATS, 0.0)
     tasks = ((sines, 0.03), (sunspots, 0.03), (filtered, 0.05), (latch, 0.05))
     shapes = ((16, 1), (32, 1), (64, 1), (24, 2))
@@ -100,12 +101,13 @@ def report(what, y, found, worst):
 
 def speed():
     print("us per step at batch 1, I = H, best and median of 60 interleaved rounds\n")
-    print("| hidden | float32 | float16 | int8 | run: float32 | float16 | int8 |\n|---|---|---|---|---|---|---|")
+    columns = ["float32", *FORMATS]
+    print(f"| hidden | {' | '.join(columns)} | run: {' | '.join(columns)} |\n|---|" + "---|---|" * len(columns))
     for hidden in (32, 64, 128, 256, 512, 1024):
         net, x = fl.LSTM(hidden, hidden, seed=0), np.random.default_rng(0).normal(size=(100, hidden)).astype(np.float32)
         streams = [net.stream(weights=weights) for weights in ("float32", *FORMATS)]
         calls = max(3, 4_000_000 // (hidden * hidden))
-        times, out = [[] for _ in range(6)], np.empty(hidden, np.float32)
+        times, out = [[] for _ in range(2 * len(streams))], np.empty(hidden, np.float32)
         for round_ in range(60):
             row = x[round_]
             for k, stream in enumerate(streams):
@@ -117,7 +119,7 @@ def speed():
                 if round_ % 3 == 0:
                     start = time.perf_counter()
                     stream.run(x)
-                    times[3 + k].append((time.perf_counter() - start) / len(x))
+                    times[len(streams) + k].append((time.perf_counter() - start) / len(x))
         cells = " | ".join(f"{1e6 * min(t):.2f}, {1e6 * statistics.median(t):.2f}" for t in times)
         print(f"| {hidden} | {cells} |", flush=True)
 

@@ -47,7 +47,7 @@ class ImportMemory:
 class StreamMemory:
     """Bytes that the first stream of a layer takes (packed weights, state, room for a step), and each one more."""
 
-    params = ([16, 128, 512], ["float32", "float16", "int8"])
+    params = ([16, 128, 512], ["float32", "float16", "int16", "int8"])
     param_names = ["H", "weights"]
     unit = "bytes"
 

@@ -69,16 +69,16 @@ class Workload:
 WORKLOADS = [
     Workload("step", 1, 1, 16, {"float32": 60}),
     Workload("step", 1, 1, 32, {"float32": 40}),
-    Workload("step", 1, 1, 64, {"float32": 12}, compact=("int8",)),
-    Workload("step", 1, 1, 128, {"float32": 5, "int8": 12}),
-    Workload("step", 1, 1, 256, {"float32": 1.5, "float16": 4, "int8": 14}),
-    Workload("step", 1, 1, 512, {"float32": 1.4, "float16": 2.7, "int8": 5}),
-    Workload("step", 1, 1, 1024, {"float32": 1.1, "float16": 2, "int8": 6}),
+    Workload("step", 1, 1, 64, {"float32": 12}, compact=("int16", "int8")),
+    Workload("step", 1, 1, 128, {"float32": 5, "int8": 12}, compact=("int16",)),
+    Workload("step", 1, 1, 256, {"float32": 1.5, "float16": 4, "int16": 4, "int8": 14}),
+    Workload("step", 1, 1, 512, {"float32": 1.4, "float16": 2.7, "int16": 2.7, "int8": 5}),
+    Workload("step", 1, 1, 1024, {"float32": 1.1, "float16": 2, "int16": 2, "int8": 6}),
     Workload("run", 1, 48_000, 24, {"float32": 10}, inputs=1),
     Workload("sequence", 1, 100, 32, {"float32": 3}),
     Workload("sequence", 1, 100, 128, {"float32": 1.8}),
     Workload("sequence", 1, 100, 256, {"float32": 1.6}, two={"float32": 2.5}),
-    Workload("sequence", 1, 100, 512, {"float32": 1.1, "float16": 2, "int8": 3.5}),
+    Workload("sequence", 1, 100, 512, {"float32": 1.1, "float16": 2, "int16": 2, "int8": 3.5}),
     Workload("sequence", 8, 100, 32, {"float32": 2}),
     Workload("sequence", 8, 100, 128, {"float32": 1.7}),
     Workload("sequence", 8, 100, 512, {"float32": 1.3}),
@@ -94,14 +94,14 @@ WORKLOADS = [
     Workload("ragged", 128, 100, 64, {"lengths": 2, "list": 2}),
 ]
 OVER_PADDED = 1.0  # time of our padded batch over that of our ragged batch, as many valid steps in both
-OVER_FLOAT32 = {"float16": 1.9, "int8": 4.0}  # time of our float32 over ours, steps from hidden 256 up
+OVER_FLOAT32 = {"float16": 1.9, "int16": 1.9, "int8": 4.0}  # time of our float32 over ours, steps from hidden 256 up
 OVER_FLOAT32_SMALL = {"int8": 3.0}  # at 64 and 128
 OVER_ONE_THREAD = 1.8  # time of one thread over that of two, from 8 lanes up
 
 PEERS = ["PyTorch", "ONNX Runtime", "OpenVINO"]
 BOUND = " bound"
-WEIGHT_BYTES = {"float32": 4, "float16": 2, "int8": 1}
-TOLERANCES = {"float16": 5e-3, "int8": 5e-2}
+WEIGHT_BYTES = {"float32": 4, "float16": 2, "int16": 2, "int8": 1}
+TOLERANCES = {"float16": 5e-3, "int16": 5e-3, "int8": 5e-2}
 SHORT_CALL = 5e-3  # beyond it, what binding saves (0.15 ms at most) does not show
 STEPS_CHECKED = 5
 
@@ -156,7 +156,7 @@ def own_engines(problem, threads):
         calls["padded"] = partial(layer, padded)
     for name, call in calls.items():
         yield Engine(name, call, use_threads)
-    for weights in ("float16", "int8"):
+    for weights in TOLERANCES:
         if weights in work.targets or weights in work.compact:
             try:
                 stream = layer.stream(weights=weights)
@@ -509,18 +509,19 @@ def needs(work, engine, valid):
     """
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
     stages, activations = [{"call": 1}], 2 * ACTIVATION * 5 * hidden
+    of_floats = engine not in ("int16", "int8")
     of_inputs = {product_of(ROWS_AHEAD, inputs, 4 * hidden): 8 * hidden * inputs * valid}  # of many steps at once
 
     def step(sources, times):
         weights = 4 * hidden * sources
-        more = {"fma": times * (activations + 2 * weights * (size > 1))}
-        more |= {"half": times * weights} if size == 2 else {}
+        more = {"fma": times * (activations + 2 * weights * of_floats)}
+        more |= {"half": times * weights} if engine == "float16" else {}
         return step_stages(sources, weights * size, times, more, work.kind == "step")
 
     if work.kind == "step":
         stages += step(hidden + inputs, 1)
     elif work.lanes == 1:
-        stages += [of_inputs] * (size > 1)
+        stages += [of_inputs] * of_floats
         stages += step(hidden, steps)  # recurrent weights are read at every step
     else:
         stages += [of_inputs, {product_of(work.lanes, hidden, 4 * hidden): 8 * hidden * hidden * valid}]

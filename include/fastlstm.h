@@ -69,8 +69,9 @@ typedef struct fastlstm_activation {
 /* How packed weights are stored. Compact ones are for float engines, for packing and running, not for learning.
    FLOAT16: weights of inputs, h and gate activations in half precision, all arithmetic in float.
    INT8: those weights as bytes with a scale for each row and kind of sources; the sources of a step are quantised in the
-   same way, and the products are exact in integers (docs/compact.md). No kind has more than 2^17 sources then. */
-enum { FASTLSTM_NATIVE = 0, FASTLSTM_FLOAT16 = 1, FASTLSTM_INT8 = 2 }; /* weights */
+   same way, and the products are exact in integers (docs/compact.md). No kind has more than 2^17 sources then.
+   INT16: the same with integers in [-8191, 8191], of 16 bits, and any number of sources. */
+enum { FASTLSTM_NATIVE = 0, FASTLSTM_FLOAT16 = 1, FASTLSTM_INT8 = 2, FASTLSTM_INT16 = 3 }; /* weights */
 
 /* One direction of one recurrent layer, or one linear layer. */
 typedef struct fastlstm_layer {
@@ -117,7 +118,7 @@ ptrdiff_t fastlstm_forward_scratch_size(const fastlstm_engine *engine, const fas
 
 /* params -> packed: the layout the kernels read (csrc/geometry.h); unpack is its exact inverse. Compact weights unpack to
    the rounded values they stand for, and these pack to the same bits again. BAD_ARGUMENT if a weight does not fit: a
-   finite one beyond 65504 for FLOAT16; for INT8 one that is not within 2^126. */
+   finite one beyond 65504 for FLOAT16; for INT8 and INT16 one that is not within 2^126. */
 fastlstm_status fastlstm_pack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,
                               const void *params, void *packed);
 fastlstm_status fastlstm_unpack(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers,

@@ -1123,46 +1123,55 @@ def carried_loss(layers, loss, xs, targets, reset, record, live, chunk):
 TINY = np.float32(2.0**-100)  # what is smaller counts as zero
 
 
-def quantised_weights(w):
-    """(R, K) float32 -> integers in [-127, 127] (R, K) and scales (R,): the int8 weights of one kind of sources."""
-    # scale = max|w| / 127, rounded up to 17 significant bits: products with 127 are exact then
-    scale = np.abs(w).max(axis=1) / np.float32(127)
-    scale = ((scale.view(np.uint32) + np.uint32(0x7F)) & ~np.uint32(0x7F)).view(np.float32)
+MOST = {"int8": 127, "int16": 8191}  # the largest integers
+IN_A_DOT = {"int8": 2**17, "int16": 32}  # sources whose products int32 can add up
+
+
+def quantised_weights(w, form):
+    """(R, K) float32 -> integers in [-most, most] (R, K), scales (R,): int8 or int16 weights of a kind of sources."""
+    # scale = max|w| / most, to 15 significant bits
+    scale = np.abs(w).max(axis=1) / np.float32(MOST[form])
+    scale = ((scale.view(np.uint32) + np.uint32(0x100)) & ~np.uint32(0x1FF)).view(np.float32)
     scale = np.where(scale < TINY, np.float32(0), scale)
     q = np.zeros(w.shape, np.int64)
     q[scale > 0] = np.rint(w[scale > 0] / scale[scale > 0, None])
     return q, scale
 
 
-def quantised_sources(s):
-    """(K,) float32 -> integers in [-127, 127] (K,) and their scale; the scale is NaN if s is not finite."""
+def quantised_sources(s, form):
+    """(K,) float32 -> integers in [-most, most] (K,) and their scale; the scale is NaN if s is not finite."""
     largest = np.abs(s).max()
     if not np.isfinite(largest):
         return np.zeros(s.shape, np.int64), np.float32(np.nan)
     if largest < TINY:
         return np.zeros(s.shape, np.int64), np.float32(0)
-    return np.rint(s * (np.float32(127) / largest)).astype(np.int64), largest / np.float32(127)
+    most = np.float32(MOST[form])
+    return np.rint(s * (most / largest)).astype(np.int64), largest / most
 
 
-def int8_net_inputs(weights, biases, sources):
-    """Net inputs (R,) with int8 weights, float32 bit for bit.
+def integer_net_inputs(weights, biases, sources, form):
+    """Net inputs (R,) with int8 or int16 weights, float32 bit for bit.
 
     Parameters
     ----------
+    form : "int8" or "int16"
     weights, sources : lists of (R, K) and (K,) float32, one entry for each kind of sources: x, h, gate activations
     biases : list of (R,) float32
     """
-    # net = bias + sum over kinds of (float)(q_w . q_s) (scale_s scale_w), one kind after the other
+    # net = bias + sum over kinds of (float)(q_w . q_s) (scale_s scale_w), kind after kind; int16 adds up the floats
+    # of dot products of 32 sources
     net = sum(biases[1:], biases[0].copy()) if biases else np.zeros(len(weights[0]), np.float32)
     for w, s in zip(weights, sources, strict=True):
-        (q_w, scale_w), (q_s, scale_s) = quantised_weights(w), quantised_sources(s)
-        net = net + (q_w @ q_s).astype(np.float32) * (scale_s * scale_w)
+        (q_w, scale_w), (q_s, scale_s) = quantised_weights(w, form), quantised_sources(s, form)
+        blocks = [slice(at, at + IN_A_DOT[form]) for at in range(0, len(s), IN_A_DOT[form])]
+        dots = [(q_w[:, block] @ q_s[block]).astype(np.float32) for block in blocks]
+        net = net + sum(dots[1:], dots[0]) * (scale_s * scale_w)
     return net
 
 
-def int8_error_bound(w, s):
-    """(R,): how far int8_net_inputs can be from the exact w @ s for one kind of sources, but for float32 rounding."""
-    scale_w, scale_s = quantised_weights(w)[1], quantised_sources(s)[1]
+def integer_error_bound(w, s, form):
+    """(R,): how far integer_net_inputs can be from w @ s for one kind of sources, but for float32 rounding."""
+    scale_w, scale_s = quantised_weights(w, form)[1], quantised_sources(s, form)[1]
     # |w s - w~ s~| <= |w| |s - s~| + |w - w~| |s~|, each element off by at most half a step
     half_w, half_s = scale_w.astype(float) / 2, float(scale_s) / 2
     return np.abs(w.astype(float)).sum(axis=1) * half_s + half_w * (np.abs(s.astype(float)) + half_s).sum()

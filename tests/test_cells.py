@@ -97,7 +97,7 @@ def test_every_instruction_set_with_multiply_add_has_the_same_bits(make, select_
 
 
 @cells
-@pytest.mark.parametrize("weights, tolerance", [("float16", 2e-3), ("int8", 0.06)])
+@pytest.mark.parametrize("weights, tolerance", [("float16", 2e-3), ("int16", 2e-3), ("int8", 0.06)])
 def test_compact_weights(isa, make, weights, tolerance):
     layer = make(5, 37, seed=0)
     x = numbers((30, 3, 5), dtype="float32")

@@ -1,5 +1,5 @@
-"""Streams with compact weights: float16 is exactly a layer with rounded weights, int8 exactly its arithmetic written
-in NumPy, and both keep every promise that a float32 stream makes."""
+"""Streams with compact weights: float16 is exactly a layer with rounded weights, int16 and int8 are exactly their
+arithmetic written in NumPy, and all keep every promise that a float32 stream makes."""
 
 import copy
 import pickle
@@ -11,7 +11,8 @@ from conftest import FAMILIES, FUSED, PAPER, assert_same_bits, describe, familie
 
 import fastlstm as fl
 
-formats = pytest.mark.parametrize("weights", ["float16", "int8"])
+formats = pytest.mark.parametrize("weights", ["float16", "int16", "int8"])
+integers = pytest.mark.parametrize("weights", ["int16", "int8"])
 SIZES = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 65, 257)
 
 
@@ -30,7 +31,7 @@ def rounded(layer, weights):
             if weights == "float16":
                 state[name] = w.astype(np.float16).astype(np.float32)
             else:
-                q, scale = ref.quantised_weights(w)
+                q, scale = ref.quantised_weights(w, weights)
                 state[name] = (q * scale[:, None]).astype(np.float32)
     other.load_state_dict(state)
     return other
@@ -93,30 +94,32 @@ def test_rounding_to_half(isa):
     assert_same_bits(flat, w.astype(np.float16).astype(np.float32))
 
 
-# int8: the bits of its arithmetic in NumPy ----------------------------------------------------------------------------
+# int16 and int8: the bits of their arithmetic in NumPy ----------------------------------------------------------------
 
 
+@integers
 @pytest.mark.parametrize("inputs", SIZES)
-def test_int8_linear_is_the_reference_bit_for_bit(inputs, isa):
+def test_integer_linear_is_the_reference_bit_for_bit(inputs, weights, isa):
     for outputs, bias in ((1, True), (17, False), (70, True)):
         layer = with_weights(fl.Linear(inputs, outputs, bias=bias))
         x = numbers((9, inputs), 1, "float32") * np.float32(10.0) ** np.arange(-4, 5, dtype="f")[:, None]
         biases = [layer.bias] if bias else []
-        wanted = np.stack([ref.int8_net_inputs([layer.weight], biases, [row]) for row in x])
-        one, many = layer.stream(weights="int8"), layer.stream(9, weights="int8")
+        wanted = np.stack([ref.integer_net_inputs([layer.weight], biases, [row], weights) for row in x])
+        one, many = layer.stream(weights=weights), layer.stream(9, weights=weights)
         assert_same_bits(one.run(x), wanted)
         assert_same_bits(many.step(x), wanted)
         off = np.abs(wanted - (x.astype(float) @ layer.weight.T.astype(float) + (layer.bias if bias else 0)))
-        bound = np.stack([ref.int8_error_bound(layer.weight, row) for row in x])
+        bound = np.stack([ref.integer_error_bound(layer.weight, row, weights) for row in x])
         assert (off <= bound * (1 + 1e-5) + 1e-6).all()
 
 
+@integers
 @pytest.mark.parametrize("options", [o for o in FAMILIES if o.get("block_size", 1) == 1], ids=describe)
-def test_int8_cell_is_the_reference(options, isa):
+def test_integer_cell_is_the_reference(options, weights, isa):
     """The net inputs of a step are those of the reference: seen through a float32 cell that gets them as biases."""
-    layer = with_weights(fl.LSTM(5, 19, **options))
-    stream = layer.stream(weights="int8")
-    x = numbers((6, 5), 1, "float32")
+    layer = with_weights(fl.LSTM(39, 37, **options), scale=0.2)
+    stream = layer.stream(weights=weights)
+    x = numbers((6, 39), 1, "float32")
     given = copy.deepcopy(layer)  # net inputs come in as its biases
     given.load_state_dict({k: v if "peephole" in k else np.zeros_like(v) for k, v in layer.state_dict().items()})
     for row in x:
@@ -124,10 +127,10 @@ def test_int8_cell_is_the_reference(options, isa):
         sources = [row, h[0, 0]] + ([gates[0, 0]] if gates is not None else [])
         names = ["weight_ih_l0", "weight_hh_l0", "weight_gh_l0"][: len(sources)]
         biases = [getattr(layer, name) for name in ("bias_ih_l0", "bias_hh_l0") if name in layer.state_dict()]
-        net = ref.int8_net_inputs([getattr(layer, name) for name in names], biases, sources)
+        net = ref.integer_net_inputs([getattr(layer, name) for name in names], biases, sources, weights)
         state, y = stream.state, stream.step(row)
         if not biases:
-            net_layer = fl.LSTM(5, 19, **(options | {"bias": "single"}))
+            net_layer = fl.LSTM(39, 37, **(options | {"bias": "single"}))
             net_layer.load_state_dict({"bias_ih_l0": net} | given.state_dict())
         else:
             net_layer = copy.deepcopy(given)
@@ -137,28 +140,30 @@ def test_int8_cell_is_the_reference(options, isa):
         assert_same_bits((other.step(row), other.state), (y, stream.state))
 
 
+@integers
 @families
-def test_int8_is_close(options, isa):
+def test_integers_are_close(options, weights, isa):
     net, x = with_weights(network(options, 36), scale=0.15), numbers((30, 3, 5), 1, "float32")
-    exact, got = net.stream(3).run(x), net.stream(3, weights="int8").run(x)
-    assert 0 < np.abs(got - exact).max() < 0.02 * np.ptp(exact)
+    exact, got = net.stream(3).run(x), net.stream(3, weights=weights).run(x)
+    assert 0 < np.abs(got - exact).max() < {"int8": 0.02, "int16": 0.0005}[weights] * np.ptp(exact)
 
 
-def test_int8_on_every_instruction_set(select_isa):
+@integers
+def test_integers_on_every_instruction_set(weights, select_isa):
     """Linear layers agree on all; cells on those with a fused multiply-add, whose activations agree."""
     x, linear, cells = numbers((20, 7, 37), 1, "float32"), [], []
     for isa in fl.build_info()["available"]:
         select_isa(isa)
-        linear.append(with_weights(fl.Linear(37, 41)).stream(7, weights="int8").run(x))
+        linear.append(with_weights(fl.Linear(37, 41)).stream(7, weights=weights).run(x))
         if isa in FUSED:
-            stream = network({}, inputs=37).stream(7, weights="int8")
+            stream = network({}, inputs=37).stream(7, weights=weights)
             cells.append((stream.run(x), stream.state))
     for results in (linear, cells):
         for other in results[1:]:
             assert_same_bits(other, results[0])
 
 
-# Both: what every stream promises -------------------------------------------------------------------------------------
+# All: what every stream promises -------------------------------------------------------------------------------------
 
 
 @formats
@@ -212,7 +217,7 @@ def test_what_is_not_finite_spoils_its_lane_alone(options, weights, bad, isa):
     got = net.stream(5, weights=weights).run(x)
     assert_same_bits(got[:4], good[:4])
     assert_same_bits(np.delete(got, 2, 1), np.delete(good, 2, 1))
-    if weights == "int8" or np.isnan(bad):
+    if weights != "float16" or np.isnan(bad):
         assert np.isnan(got[4:, 2]).all()
     single = net.stream(weights=weights)
     assert_same_bits(np.stack([single.step(row) for row in x[:, 2]]), got[:, 2])
@@ -254,7 +259,7 @@ def test_name_and_size(weights):
         "float32",
         "float64",
     )
-    assert stream.packed.nbytes < layer.stream().packed.nbytes * {"float16": 0.55, "int8": 0.35}[weights]
+    assert stream.packed.nbytes < layer.stream().packed.nbytes * {"float16": 0.55, "int16": 0.6, "int8": 0.35}[weights]
 
 
 @formats
@@ -301,7 +306,7 @@ def test_errors(weights):
     net = fl.Sequential(fl.LSTM(2, 3, peepholes=True, seed=0), fl.Linear(3, 1, seed=0))
     stream = net.stream(weights=weights)
     before = stream.packed.tobytes()
-    net[1].weight = np.array([[0, 1e38 if weights == "int8" else 65505, 0]], "f")
+    net[1].weight = np.array([[0, 65505 if weights == "float16" else 1e38, 0]], "f")
     net[0].bias_ih_l0 = np.full(12, 1e6, "f")
     net[0].weight_peephole_l0 = np.full((3, 3), 1e6, "f")
     for call in (lambda: net.stream(weights=weights), stream.refresh):
@@ -310,7 +315,7 @@ def test_errors(weights):
     assert stream.packed.tobytes() == before
     net[1].weight = np.array([[0, 65504, 0]], "f")
     stream.refresh()
-    if weights == "int8":
+    if weights != "float16":
         net[1].weight = np.array([[0, np.nan, 0]], "f")
         with pytest.raises(ValueError, match=r"1\.weight"):
             stream.refresh()
@@ -321,6 +326,7 @@ def test_int8_refuses_too_many_sources():
         fl.Linear(2**17 + 1, 1).stream(weights="int8")
     layer = fl.Linear(2**17, 1, bias=False)
     layer.weight = np.full((1, 2**17), -1, "f")
+    assert fl.Linear(2**17 + 1, 1, seed=0).stream(weights="int16").step(np.zeros(2**17 + 1, "f")).shape == (1,)
     assert layer.stream(weights="int8").step(np.ones(2**17, "f")) == pytest.approx(-(2.0**17), rel=2e-5)
 
 

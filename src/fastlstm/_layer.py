@@ -9,7 +9,8 @@ from fastlstm import _core
 from fastlstm._checks import as_anything, as_choice, as_flag, as_input, as_mask, as_size, listed, ndim_of, shown
 from fastlstm._stream import Stream
 
-COMPACT = {"float16": (1, 65504.0), "int8": (2, 2.0**126)}  # stored weights: format and largest element
+# Stored weights: format and largest element.
+COMPACT = {"int16": (3, 2.0**126), "int8": (2, 2.0**126), "float16": (1, 65504.0)}
 MOST_INT8_SOURCES = 2**17
 BRIEF = 2**28  # multiply-adds forward, some hundredths of a second back: Ctrl-C waits, sums go straight into `grad`
 
@@ -489,18 +490,19 @@ class Layer:
         ----------
         lanes : int
             Independent sequences that run side by side.
-        weights : "float32", "float16" or "int8"
+        weights : "float32", "int16", "int8" or "float16"
             How the copy stores its weights. Biases and peepholes are never rounded. A float64 layer keeps float64.
+
+            "int16" and "int8": half and a quarter of the memory. A weight is an integer in [-8191, 8191] or
+            [-127, 127] times a scale for its row, and the inputs, h and gate activations of a step are quantised in the
+            same way, each with a scale of its own. A net input is then off by at most the sum over these kinds of
+            sources of a |w|_1 + b (|s|_1 + K a), where a is half a quantisation step of the K sources s (their largest
+            / 16382 or 254), b that of the row's weights w, and |.|_1 sums absolute values (docs/compact.md). Where a
+            source is infinite or NaN, the lane's net inputs are NaN.
 
             "float16": half the memory. Each weight is rounded to half precision, by at most 2**-11 of its size (2**-25
             for weights below 2**-14), and all arithmetic is float32: the bits are those of a float32 stream with these
-            weights.
-
-            "int8": a quarter of the memory. A weight is an integer in [-127, 127] times a scale for its row, and the
-            inputs, h and gate activations of a step are quantised in the same way, each with a scale of its own. A net
-            input is then off by at most the sum over these kinds of sources of a |w|_1 + b (|s|_1 + K a), where a is
-            half a quantisation step of the K sources s (their largest / 254), b that of the row's weights w, and |.|_1
-            sums absolute values (docs/compact.md). Where a source is infinite or NaN, the lane's net inputs are NaN.
+            weights. "int16" is faster, and mostly closer to float32.
 
         Returns
         -------

@@ -17,8 +17,8 @@ class Stream(_core.Stream):
     ``step(x, out=None)`` takes one step: x is (I,) or (lanes, I), the result (O,) or (lanes, O), an array of your own
     or `out`. The bits are those of `run`, and with native weights of calling the layer.
 
-    `weights` is the name of the format in which the stream stores its weights: "float16" and "int8" are smaller and
-    faster and less exact; see `Layer.stream`.
+    `weights` is the name of the format in which the stream stores its weights: "int16", "int8" and "float16" are
+    smaller, faster and less exact; see `Layer.stream`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-/* Compact weights: float16 against native layers with the rounded weights, int8 against its arithmetic in plain C (where
+/* Compact weights: float16 against native layers with the rounded weights, integers against their arithmetic in plain C (where
    activations are exact), both bit for bit, on every instruction set and however a sequence is cut into calls. */
 #include "reference.h"
 
@@ -66,7 +66,7 @@ static net with_format(const net *m, int weights) {
 static void check_network(const net *m, ptrdiff_t B) {
     const int begin = memory_mark();
     const float *w = random_floats(m->params, -1), *x = random_floats(STEPS * B * width_in(m), 1);
-    for (int weights = FASTLSTM_FLOAT16; weights <= FASTLSTM_INT8; weights++) {
+    for (int weights = FASTLSTM_FLOAT16; weights <= FASTLSTM_INT16; weights++) {
         const net compact = with_format(m, weights);
         outcome fused = {0};
         const char *isa;
@@ -97,12 +97,13 @@ static void check_network(const net *m, ptrdiff_t B) {
     memory_release(begin);
 }
 
-/* ---- The int8 arithmetic of csrc/compact.h in plain C ---- */
+/* ---- The integer arithmetic of csrc/compact.h in plain C ---- */
 
-/* total + what `count` sources s and a row of weights make. */
-static float byte_product(float total, const float *row, const float *s, ptrdiff_t count) {
+/* total + what `count` sources s and a row of weights make; `shorts`: integers of 16 bits. */
+static float integer_product(float total, const float *row, const float *s, ptrdiff_t count, int shorts) {
+    const float most = shorts ? 8191 : 127;
     union { float value; uint32_t bits; } step = {0};
-    float largest = 0, scale;
+    float largest = 0, scale, sum = 0;
     int32_t dot = 0;
     int finite = 1;
     for (ptrdiff_t k = 0; k < count; k++) {
@@ -110,13 +111,17 @@ static float byte_product(float total, const float *row, const float *s, ptrdiff
         largest = fmaxf(largest, fabsf(s[k]));
         step.value = fmaxf(step.value, fabsf(row[k]));
     }
-    scale = !finite ? NAN : largest < 0x1p-100f ? 0 : largest / 127;
-    step.value /= 127;
-    step.bits = (step.bits + 127) / 128 * 128;
-    for (ptrdiff_t k = 0; k < count; k++)
+    scale = !finite ? NAN : largest < 0x1p-100f ? 0 : largest / most;
+    step.value /= most;
+    step.bits = (step.bits + 256) / 512 * 512;
+    for (ptrdiff_t k = 0; k < count; k++) {
         if (finite && scale > 0 && step.value > 0)
-            dot += (int32_t)lrintf(row[k] / step.value) * (int32_t)lrintf(s[k] * (127 / largest));
-    const float both = scale * step.value, product = (float)dot * both;
+            dot += (int32_t)lrintf(row[k] / step.value) * (int32_t)lrintf(s[k] * (most / largest));
+        if (k + 1 < count && !(shorts && (k + 1) % 32 == 0)) continue;
+        sum += (float)dot;
+        dot = 0;
+    }
+    const float both = scale * step.value, product = sum * both;
     return total + product;
 }
 
@@ -133,8 +138,9 @@ static float act(const fastlstm_activation *f, float x) {
 }
 
 /* A step of one lane of a layer without peepholes and gate recurrence, blocks of one cell: h (P,) and c (H,), or y (H,). */
-static void byte_step(const shape *q, const float *w, const float *x, float *h, float *c) {
+static void integer_step(const shape *q, const float *w, const float *x, float *h, float *c) {
     const fastlstm_layer *l = q->l;
+    const int shorts = l->weights == FASTLSTM_INT16;
     const int mark = memory_mark(), gru = l->kind == FASTLSTM_GRU;
     float *net = memory_new((size_t)q->rows * sizeof *net), *by_h = memory_new((size_t)q->rows * sizeof *net), *out = memory_new((size_t)q->H * sizeof *net);
     for (ptrdiff_t row = 0; row < q->rows; row++) {
@@ -143,15 +149,15 @@ static void byte_step(const shape *q, const float *w, const float *x, float *h, 
         net[row] = q->biases ? w[l->bias_ih + row] : 0;
         by_h[row] = apart && l->reset_after && q->biases > 1 ? w[l->bias_hh + row] : 0;
         if (q->biases > 1 && !(apart && l->reset_after)) net[row] += w[l->bias_hh + row];
-        net[row] = byte_product(net[row], w + l->weight_ih + row * q->I, x, q->I);
-        if (apart && l->reset_after) by_h[row] = byte_product(by_h[row], w_h, h, q->P);
-        else if (q->recurrent && !apart) net[row] = byte_product(net[row], w_h, h, q->P);
+        net[row] = integer_product(net[row], w + l->weight_ih + row * q->I, x, q->I, shorts);
+        if (apart && l->reset_after) by_h[row] = integer_product(by_h[row], w_h, h, q->P, shorts);
+        else if (q->recurrent && !apart) net[row] = integer_product(net[row], w_h, h, q->P, shorts);
     }
     for (ptrdiff_t u = 0; u < q->H && gru; u++) /* r h */
         out[u] = act(&l->gate_activation, net[u]) * h[u];
     for (ptrdiff_t u = 0; u < q->H && gru && !l->reset_after; u++) {
         const ptrdiff_t row = 2 * q->H + u;
-        net[row] += byte_product(0, w + l->weight_hh + row * q->P, out, q->H);
+        net[row] += integer_product(0, w + l->weight_hh + row * q->P, out, q->H, shorts);
     }
     for (ptrdiff_t u = 0; u < q->H; u++) {
         if (gru) {
@@ -168,15 +174,15 @@ static void byte_step(const shape *q, const float *w, const float *x, float *h, 
         }
     }
     for (ptrdiff_t p = 0; p < q->P && q->C; p++)
-        h[p] = l->proj_size ? byte_product(0, w + l->weight_hr + p * q->H, out, q->H) : out[p];
+        h[p] = l->proj_size ? integer_product(0, w + l->weight_hr + p * q->H, out, q->H, shorts) : out[p];
     memory_release(mark);
 }
 
 /* Some steps of one layer, bit for bit; `wild`: inputs of all sizes, and one that is large, NaN or infinite. */
-static void check_bytes(fastlstm_layer l, int biases, ptrdiff_t T, ptrdiff_t B, int wild) {
+static void check_integers(fastlstm_layer l, int weights, int biases, ptrdiff_t T, ptrdiff_t B, int wild) {
     const int begin = memory_mark();
     net m = {0};
-    l.weights = FASTLSTM_INT8;
+    l.weights = weights;
     add(&m, l, biases);
     const shape q = shape_of(m.l);
     const ptrdiff_t n = T * B * q.P;
@@ -190,7 +196,7 @@ static void check_bytes(fastlstm_layer l, int biases, ptrdiff_t T, ptrdiff_t B, 
             memset(h, 0, (size_t)q.P * sizeof *h);
             memset(c, 0, (size_t)q.H * sizeof *c);
             for (ptrdiff_t t = 0; t < T; t++) {
-                byte_step(&q, w, x + (t * B + b) * q.I, h, c);
+                integer_step(&q, w, x + (t * B + b) * q.I, h, c);
                 memcpy(y + (t * B + b) * q.P, h, (size_t)q.P * sizeof *h);
             }
         }
@@ -198,7 +204,7 @@ static void check_bytes(fastlstm_layer l, int biases, ptrdiff_t T, ptrdiff_t B, 
         for (int i = 0; (isa = fastlstm_isa_name(i)) != NULL; i++) {
             const fastlstm_engine *e = fastlstm_engine_select(isa, 32);
             if (is_fused(isa) != fused) continue;
-            sprintf(check_case, "bytes %s kind=%d after=%d T=%d B=%d I=%d H=%d P=%d", isa, l.kind, l.reset_after, (int)T, (int)B, (int)q.I,
+            sprintf(check_case, "weights=%d %s kind=%d after=%d T=%d B=%d I=%d H=%d P=%d", weights, isa, l.kind, l.reset_after, (int)T, (int)B, (int)q.I,
                     (int)q.H, (int)q.P);
             const outcome r = run(&m, e, pack_floats(&m, e, w), x, T, B, WHOLE);
             int good = 1;
@@ -232,7 +238,7 @@ static void check_arguments(void) {
     double *w64 = memory_zeros(m.params);
     float *packed = real_new(32, fastlstm_packed_size(e, m.l, 1));
     const uint64_t before = fnv(FNV_BEGIN, packed, (size_t)fastlstm_packed_size(e, m.l, 1) * sizeof(float));
-    for (int weights = FASTLSTM_FLOAT16; weights <= FASTLSTM_INT8; weights++) {
+    for (int weights = FASTLSTM_FLOAT16; weights <= FASTLSTM_INT16; weights++) {
         m.l[0].weights = weights;
         CHECK(fastlstm_net_check(m.l, 1) == FASTLSTM_OK);
         CHECK(fastlstm_packed_size(wide, m.l, 1) == -1 && fastlstm_forward_scratch_size(wide, m.l, 1, 1, 1) == -1);
@@ -242,13 +248,13 @@ static void check_arguments(void) {
         for (int at = 0; at < 3; at++) {
             float *bad = w + (at == 0 ? m.l[0].weight_ih + 59 : at == 1 ? m.l[0].weight_hh + 39 : m.l[0].weight_hr + 9);
             const float kept = *bad;
-            *bad = weights == FASTLSTM_INT8 ? NAN : -65505;
+            *bad = weights == FASTLSTM_FLOAT16 ? -65505 : NAN;
             CHECK(fastlstm_pack(e, m.l, 1, w, packed) == FASTLSTM_BAD_ARGUMENT);
             *bad = kept;
         }
     }
     CHECK(before == fnv(FNV_BEGIN, packed, (size_t)(fastlstm_packed_size(e, (m.l[0].weights = 0, m.l), 1)) * sizeof(float)));
-    for (int weights = -1; weights <= 3; weights += 4) {
+    for (int weights = -1; weights <= 4; weights += 5) {
         m.l[0].weights = weights;
         CHECK(fastlstm_net_check(m.l, 1) == FASTLSTM_BAD_LAYER);
     }
@@ -262,10 +268,13 @@ static void check_arguments(void) {
 int main(void) {
     long cases = 0;
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
-    for (int n = 0; n < SIZES * 3; n++, cases++)
-        check_bytes(linear(sizes[n % SIZES], sizes[(n * 5 + n / SIZES) % SIZES], FASTLSTM_IDENTITY), 1, 1, n / SIZES ? 1 + random_below(8) : 1, 1);
-    for (int n = 0; n < SIZES * 8; n++, cases++)
-        check_bytes(exact_layer(n, sizes[(n * 5 + 1) % SIZES], sizes[n / 8]), n / 4 % 3, 4, n % 3 ? 1 + random_below(8) : 1, 0);
+    for (int weights = FASTLSTM_INT8; weights <= FASTLSTM_INT16; weights++) {
+        for (int n = 0; n < SIZES * 3; n++, cases++)
+            check_integers(linear(sizes[n % SIZES], sizes[(n * 5 + n / SIZES) % SIZES], FASTLSTM_IDENTITY), weights, 1, 1,
+                           n / SIZES ? 1 + random_below(8) : 1, 1);
+        for (int n = 0; n < SIZES * 8; n++, cases++)
+            check_integers(exact_layer(n, sizes[(n * 5 + 1) % SIZES], sizes[n / 8]), weights, n / 4 % 3, 4, n % 3 ? 1 + random_below(8) : 1, 0);
+    }
     for (int n = 0; n < SIZES; n++, cases++) { /* plain cells, and a linear layer above */
         net m = {0};
         add(&m, lstm(sizes[(n * 3 + 1) % SIZES], sizes[n], 1, IFO), n % 3);

@@ -98,7 +98,7 @@ static fastlstm_status layer_check(const fastlstm_layer *l) {
     if (l->weight_gh < -1 || l->bias_ih < -1 || l->bias_hh < -1 || l->weight_peephole < -1 || l->weight_hr < -1 || l->state_a < -1 ||
         !is_switch(l->peepholes) || !is_switch(l->gate_recurrence) || !is_switch(l->reverse) || !is_switch(l->reset_after))
         return FASTLSTM_BAD_LAYER;
-    if (l->weights < FASTLSTM_NATIVE || l->weights > FASTLSTM_INT8) return FASTLSTM_BAD_LAYER;
+    if (l->weights < FASTLSTM_NATIVE || l->weights > FASTLSTM_INT16) return FASTLSTM_BAD_LAYER;
     if (!is_rate(l->dropout) || !is_rate(l->recurrent_dropout) || !is_rate(l->zoneout_h) || !is_rate(l->zoneout_c) || l->stream < 0 ||
         (!lstm && l->zoneout_c > 0) || (l->kind == FASTLSTM_LINEAR && (l->recurrent_dropout > 0 || l->zoneout_h > 0)))
         return FASTLSTM_BAD_LAYER;
@@ -262,7 +262,7 @@ static int compact_fits(const fastlstm_layer *l, const float *w, ptrdiff_t count
     int good = 1;
     for (ptrdiff_t k = 0; k < count; k++) {
         const float size = fabsf(w[k]);
-        good &= l->weights == FASTLSTM_INT8 ? size <= 0x1p126f : !(size > 65504) || size == INFINITY;
+        good &= fl_in_word(l->weights) ? size <= 0x1p126f : !(size > 65504) || size == INFINITY;
     }
     return good;
 }

@@ -1,26 +1,27 @@
-/* Compact weights: net inputs from halves or bytes, for any number of rows; a cell goes on from them as from any others.
+/* Compact weights: net inputs from halves or integers, for any number of rows; a cell goes on from them as from any others.
 
    Halves are widened and everything is then computed as product.h says, in the same order: the bits are those of a
    native layer whose weights are the rounded ones.
 
-   Bytes: for each row of weights and kind of sources (x, h, gate activations), and for each lane and step and kind,
+   Integers: for each row of weights and kind of sources (x, h, gate activations), and for each lane and step and kind,
 
-       w ~ scale_w q_w     s ~ scale_s q_s     q = round(. / scale) in [-127, 127]
+       w ~ scale_w q_w     s ~ scale_s q_s     q = round(. / scale) in [-127, 127] (bytes) or [-8191, 8191] (16 bits)
 
        net = bias + sum over kinds of (float)(q_w . q_s) * (scale_s * scale_w)
 
    one kind after the other, each operation rounded by itself. The dot product is exact in int32, so neither tiles, lanes
-   nor instruction sets change a bit. A source vector with infinity or NaN has the scale NaN and spoils its own lane.
+   nor instruction sets change a bit; with 16 bits it is the sum of (float) dot products of 32 sources each. A source
+   vector with infinity or NaN has the scale NaN and spoils its own lane.
 
-   Where the processor multiplies unsigned by signed bytes, weights are stored with 128 added, and a dot product begins
-   at -128 times the sum of the q_s, which is one number for all weights. */
+   Where the processor multiplies unsigned by signed bytes, those of weights are stored with 128 added, and a dot product
+   begins at -128 times the sum of the q_s, which is one number for all weights. */
 #ifndef FL_COMPACT_H
 #define FL_COMPACT_H
 
 /* Scratch of compact layers. */
 typedef struct fl_compact {
     REAL *block;   /* one block of a tile's halves, widened: (P, FL_BLOCK, N, VW) */
-    int8_t *bytes; /* quantised sources: (rows, stride), each kind from a 64-byte boundary on */
+    int8_t *bytes; /* quantised sources, of 8 or 16 bits: (rows, stride), each kind from a 64-byte boundary on */
     ptrdiff_t stride;
     REAL *scales;      /* (rows, FL_KINDS) */
     int32_t *starts;   /* (rows, FL_KINDS): what dot products begin at */
@@ -141,10 +142,17 @@ static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdif
     }
 }
 
-/* ---- Bytes ---- */
+/* ---- Integers ---- */
 
-/* Quantises the sources of a row: their scale is max|s| / 127. Vectors of nothing but tiny numbers count as zero. */
-static void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *scale, int32_t *start, int unsigned_dots) {
+/* The ways to make their dot products, of four bytes in a word or of two numbers of 16 bits. */
+enum { FL_BYTES, FL_UNSIGNED, FL_SHORTS };
+
+/* Words of 16-bit numbers whose products int32 can add up: 32 * 8191^2 < 2^31. */
+enum { FL_SHORT_BLOCK = 16 };
+
+/* Quantises the sources of a row: their scale is max|s| / most. Vectors of nothing but tiny numbers count as zero. */
+FL_INLINE void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *scale, int32_t *start, int dots) {
+    const REAL most = dots == FL_SHORTS ? FL_MOST_SHORT : FL_MOST_BYTE;
     const ptrdiff_t whole = count - count % VW;
     VI bits = vi_zero();
     for (ptrdiff_t k = 0; k < whole; k += VW)
@@ -152,57 +160,69 @@ static void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *scale,
     if (whole < count) bits = vi_max_abs(bits, v_load_n(s + whole, (int)(count - whole)));
     const union { int32_t bits; REAL value; } largest = {vi_largest(bits)};
     const int finite = largest.value < INFINITY, zero = largest.value < FL_TINY;
-    const V inverse = v_set1(finite && !zero ? 127 / largest.value : 0);
+    const V inverse = v_set1(finite && !zero ? most / largest.value : 0);
     VI sum = vi_zero();
     for (ptrdiff_t k = 0; k < count; k += VW) {
         const VI rounded = vi_round(v_mul(k < whole ? v_load(s + k) : v_load_n(s + k, (int)(count - k)), inverse));
-        if (unsigned_dots) sum = vi_add(sum, rounded);
-        vi_store_bytes(to + k, rounded);
+        if (dots == FL_UNSIGNED) sum = vi_add(sum, rounded);
+        if (dots == FL_SHORTS) vi_store_shorts((int16_t *)to + k, rounded);
+        else vi_store_bytes(to + k, rounded);
     }
-    *scale = !finite ? (REAL)NAN : zero ? 0 : largest.value / 127;
-    *start = unsigned_dots ? (int32_t)(-128 * (uint32_t)vi_sum(sum)) : 0; /* of NaN any number */
+    *scale = !finite ? (REAL)NAN : zero ? 0 : largest.value / most;
+    *start = dots == FL_UNSIGNED ? (int32_t)(-128 * (uint32_t)vi_sum(sum)) : 0; /* of NaN any number */
 }
 
-/* Where a kind of sources begins in a row of bytes. */
-FL_INLINE ptrdiff_t fl_bytes_at(const fl_geometry *q, int kind) {
-    const ptrdiff_t x = (q->I + 63) / 64 * 64, h = (q->P + 63) / 64 * 64;
+/* Where a kind of sources begins in a row of them, in bytes. */
+FL_INLINE ptrdiff_t fl_integers_at(const fl_geometry *q, int kind, int dots) {
+    const ptrdiff_t in_64 = dots == FL_SHORTS ? 32 : 64;
+    const ptrdiff_t x = (q->I + in_64 - 1) / in_64 * 64, h = (q->P + in_64 - 1) / in_64 * 64;
     return kind == FL_X ? 0 : kind == FL_H ? x : x + h;
 }
 
-static void fl_quantise_rows(const fl_job *job) {
+FL_INLINE void fl_quantise_rows(const fl_job *job, int dots) {
     const fl_compact *scratch = job->scratch;
     for (int kind = job->first; kind < job->end; kind++)
-        for (ptrdiff_t r = 0, at = fl_bytes_at(&job->cell->q, kind); r < job->rows; r++)
+        for (ptrdiff_t r = 0, at = fl_integers_at(&job->cell->q, kind, dots); r < job->rows; r++)
             fl_quantise(job->s[kind][r], fl_sources(&job->cell->q, kind), scratch->bytes + r * scratch->stride + at,
-                        scratch->scales + r * FL_KINDS + kind, scratch->starts + r * FL_KINDS + kind, scratch->unsigned_dots);
+                        scratch->scales + r * FL_KINDS + kind, scratch->starts + r * FL_KINDS + kind, dots);
 }
 
 /* A group's weights of one kind of sources, and their scales. */
-static const REAL *fl_byte_weights(const fl_job *job, ptrdiff_t group, int kind) {
+static const REAL *fl_integer_weights(const fl_job *job, ptrdiff_t group, int kind) {
     return job->cell->w + job->cell->c.weights + group * job->cell->c.at[FL_KINDS] + job->cell->c.at[kind];
 }
 
-static const REAL *fl_byte_scales(const fl_job *job, ptrdiff_t group, int kind) {
-    return fl_byte_weights(job, group, kind + 1) - fl_fed(&job->cell->q, kind) * VW;
+static const REAL *fl_integer_scales(const fl_job *job, ptrdiff_t group, int kind) {
+    return fl_integer_weights(job, group, kind + 1) - fl_fed(&job->cell->q, kind) * VW;
 }
 
-/* Dot products (P, R, N) of R rows from r0 on with N row-vectors from n0 on, `row` elements apart from source to source. */
-FL_INLINE void fl_bytes_chain(VI *acc, int P, int R, int N, const fl_job *job, ptrdiff_t group, int kind,
-                              ptrdiff_t n0, ptrdiff_t row,
-                              ptrdiff_t r0, int unsigned_dots) {
-    const ptrdiff_t fours = (fl_sources(&job->cell->q, kind) + 3) / 4, at = fl_bytes_at(&job->cell->q, kind);
+/* Words of a kind of sources, and how many of them a dot product takes. */
+FL_INLINE ptrdiff_t fl_words(const fl_job *job, int kind, int dots) {
+    const ptrdiff_t in_word = dots == FL_SHORTS ? 2 : 4;
+    return (fl_sources(&job->cell->q, kind) + in_word - 1) / in_word;
+}
+
+FL_INLINE ptrdiff_t fl_block_end(ptrdiff_t from, ptrdiff_t words, int dots) {
+    return dots == FL_SHORTS && words - from > FL_SHORT_BLOCK ? from + FL_SHORT_BLOCK : words;
+}
+
+/* Dot products (P, R, N) of words [from, end): of R rows from r0 on with N row-vectors from n0 on, `row` words apart from
+   one to the next. */
+FL_INLINE void fl_integer_chain(VI *acc, int P, int R, int N, const fl_job *job, ptrdiff_t group, int kind, ptrdiff_t n0,
+                                ptrdiff_t row, ptrdiff_t r0, ptrdiff_t from, ptrdiff_t end, int dots) {
+    const ptrdiff_t at = fl_integers_at(&job->cell->q, kind, dots);
     const int32_t *w[2 * FL_TILE];
     const int8_t *s[FL_ROWS];
     FL_UNROLL
     for (int p = 0; p < P; p++)
-        w[p] = (const int32_t *)fl_byte_weights(job, group + p, kind) + n0 * VW;
+        w[p] = (const int32_t *)fl_integer_weights(job, group + p, kind) + n0 * VW;
     FL_UNROLL
     for (int r = 0; r < R; r++)
         s[r] = job->scratch->bytes + (r0 + r) * job->scratch->stride + at;
     FL_UNROLL
     for (int j = 0; j < P * R * N; j++)
-        acc[j] = unsigned_dots ? vi_bcast((const int8_t *)(job->scratch->starts + (r0 + j / N % R) * FL_KINDS + kind)) : vi_zero();
-    for (ptrdiff_t k = 0; k < fours; k++) {
+        acc[j] = dots == FL_UNSIGNED ? vi_bcast((const int8_t *)(job->scratch->starts + (r0 + j / N % R) * FL_KINDS + kind)) : vi_zero();
+    for (ptrdiff_t k = from; k < end; k++) {
         FL_UNROLL
         for (int p = 0; p < P; p++) {
             VI wk[FL_TILE];
@@ -215,42 +235,59 @@ FL_INLINE void fl_bytes_chain(VI *acc, int P, int R, int N, const fl_job *job, p
                 FL_UNROLL
                 for (int n = 0; n < N; n++) {
                     VI *to = acc + (p * R + r) * N + n;
-                    *to = unsigned_dots ? vi_dot_unsigned(*to, a, wk[n]) : vi_dot(*to, a, wk[n]);
+                    if (dots == FL_SHORTS) *to = vi_dot_shorts(*to, a, wk[n]);
+                    else if (dots == FL_UNSIGNED) *to = vi_dot_unsigned(*to, a, wk[n]);
+                    else *to = vi_dot(*to, a, wk[n]);
                 }
             }
         }
     }
 }
 
-/* total + (float)dot * (scale_s * scale_w) */
-FL_INLINE V fl_bytes_total(V total, VI dot, const REAL *scale_s, const REAL *scale_w) {
-    return v_add(total, v_mul(vi_real(dot), v_mul(v_bcast(scale_s), v_load(scale_w))));
+/* total + sum * (scale_s * scale_w) */
+FL_INLINE V fl_integer_total(V total, V sum, const REAL *scale_s, const REAL *scale_w) {
+    return v_add(total, v_mul(sum, v_mul(v_bcast(scale_s), v_load(scale_w))));
+}
+
+/* Sums (P, G) of one row's products of one kind of sources. */
+FL_INLINE void fl_integer_sums(V *sum, int P, int G, const fl_job *job, ptrdiff_t group, int kind, int dots) {
+    const ptrdiff_t words = fl_words(job, kind, dots);
+    ptrdiff_t from = 0, end;
+    do {
+        VI acc[2 * FL_TILE];
+        end = fl_block_end(from, words, dots);
+        fl_integer_chain(acc, P, 1, G, job, group, kind, 0, G * VW, 0, from, end, dots);
+        FL_UNROLL
+        for (int j = 0; j < P * G; j++)
+            sum[j] = from ? v_add(sum[j], vi_real(acc[j])) : vi_real(acc[j]);
+        from = end;
+    } while (dots == FL_SHORTS && from < words);
 }
 
 /* As fl_half_add. */
-FL_INLINE void fl_bytes_single_add(V *total, const fl_job *job, ptrdiff_t group, int kind, int P, int N, int G, int from, int unsigned_dots) {
-    VI acc[2 * FL_TILE];
-    fl_bytes_chain(acc, P, 1, G, job, group, kind, 0, G * VW, 0, unsigned_dots);
+FL_INLINE void fl_integer_single_add(V *total, const fl_job *job, ptrdiff_t group, int kind, int P, int N, int G, int from, int dots) {
+    V sum[2 * FL_TILE];
+    fl_integer_sums(sum, P, G, job, group, kind, dots);
     FL_UNROLL
     for (int j = 0; j < P * G; j++) {
         V *to = total + j / G * N + from + j % G;
-        *to = fl_bytes_total(*to, acc[j], job->scratch->scales + kind, fl_byte_scales(job, group + j / G, kind) + j % G * VW);
+        *to = fl_integer_total(*to, sum[j], job->scratch->scales + kind, fl_integer_scales(job, group + j / G, kind) + j % G * VW);
     }
 }
 
 /* One row. */
-FL_INLINE void fl_bytes_single(const fl_job *job, ptrdiff_t group, int P, int N, int G, int unsigned_dots) {
+FL_INLINE void fl_integer_single(const fl_job *job, ptrdiff_t group, int P, int N, int G, int dots) {
     V total[2 * FL_TILE];
     fl_job_open(job, group, total, P, N, G);
     for (int kind = job->first; kind < job->end; kind++) {
-        if (N > G && kind > FL_X) fl_bytes_single_add(total, job, group, kind, P, N, G, N - G, unsigned_dots);
-        else fl_bytes_single_add(total, job, group, kind, P, N, G, 0, unsigned_dots);
+        if (N > G && kind > FL_X) fl_integer_single_add(total, job, group, kind, P, N, G, N - G, dots);
+        else fl_integer_single_add(total, job, group, kind, P, N, G, 0, dots);
     }
     fl_job_close(job, group, total, P, N);
 }
 
 /* One row of a plain cell, one group at a time, each's end amid the products of the next one: as fl_plain_row. */
-FL_INLINE void fl_bytes_plain(fl_job *job, int unsigned_dots) {
+FL_INLINE void fl_integer_plain(fl_job *job, int dots) {
     enum { N = 4 };
     const fl_cell *cell = job->cell;
     const fl_row *row = job->step->row;
@@ -264,12 +301,12 @@ FL_INLINE void fl_bytes_plain(fl_job *job, int unsigned_dots) {
         job->net = made + group * job->step->net_panel;
         fl_job_open(job, group, total, 1, N, N);
         for (int kind = job->first; kind < FL_A; kind++) {
-            VI acc[N];
-            fl_bytes_chain(acc, 1, 1, N, job, group, kind, 0, N * VW, 0, unsigned_dots);
+            V sum[N];
+            fl_integer_sums(sum, 1, N, job, group, kind, dots);
             if (before >= 0 && kind == job->first) c = fl_plain_state(cell, before, row, net[0], net[1], net[3]);
             FL_UNROLL
             for (int j = 0; j < N; j++)
-                total[j] = fl_bytes_total(total[j], acc[j], job->scratch->scales + kind, fl_byte_scales(job, group, kind) + j * VW);
+                total[j] = fl_integer_total(total[j], sum[j], job->scratch->scales + kind, fl_integer_scales(job, group, kind) + j * VW);
         }
         if (before >= 0) fl_plain_output(cell, before, row, net[2], c);
         FL_UNROLL
@@ -282,46 +319,52 @@ FL_INLINE void fl_bytes_plain(fl_job *job, int unsigned_dots) {
 }
 
 /* The end of a tile of rows, once for tiles of all shapes. */
-FL_NOINLINE void fl_bytes_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R,
-                              int N, const int32_t *dots) {
+FL_NOINLINE void fl_integer_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R,
+                              int N, const REAL *sums) {
     for (int p = 0; p < P; p++)
         for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++, dots += VW) {
+            for (int n = 0; n < N; n++, sums += VW) {
                 REAL *total = job->net + p * job->net_panel + (r0 + r) * job->net_row + (n0 + n) * VW;
-                v_store(total, fl_bytes_total(v_load(total), vi_load(dots), job->scratch->scales + (r0 + r) * FL_KINDS + kind,
-                                              fl_byte_scales(job, group + p, kind) + (n0 + n) * VW));
+                v_store(total, fl_integer_total(v_load(total), v_load(sums), job->scratch->scales + (r0 + r) * FL_KINDS + kind,
+                                              fl_integer_scales(job, group + p, kind) + (n0 + n) * VW));
             }
 }
 
-FL_INLINE void fl_bytes_tile(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, ptrdiff_t r0, int P, int R, int N,
-                             int unsigned_dots) {
+FL_INLINE void fl_integer_tile(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, ptrdiff_t r0, int P, int R, int N,
+                             int dots) {
     for (int kind = job->first; kind < job->end; kind++) {
-        VI acc[FL_ROWS * FL_TILE];
-        int32_t dots[FL_ROWS * FL_TILE * VW];
-        fl_bytes_chain(acc, P, R, N, job, group, kind, n0, row, r0, unsigned_dots);
-        FL_UNROLL
-        for (int j = 0; j < P * R * N; j++)
-            vi_store(dots + j * VW, acc[j]);
-        fl_bytes_add(job, kind, group, n0, r0, P, R, N, dots);
+        const ptrdiff_t words = fl_words(job, kind, dots);
+        REAL sums[FL_ROWS * FL_TILE * VW];
+        ptrdiff_t from = 0, end;
+        do {
+            VI acc[FL_ROWS * FL_TILE];
+            end = fl_block_end(from, words, dots);
+            fl_integer_chain(acc, P, R, N, job, group, kind, n0, row, r0, from, end, dots);
+            FL_UNROLL
+            for (int j = 0; j < P * R * N; j++)
+                v_store(sums + j * VW, from ? v_add(v_load(sums + j * VW), vi_real(acc[j])) : vi_real(acc[j]));
+            from = end;
+        } while (dots == FL_SHORTS && from < words);
+        fl_integer_add(job, kind, group, n0, r0, P, R, N, sums);
     }
 }
 
-/* All rows. */
-FL_INLINE void fl_bytes_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, int P, int N, int unsigned_dots) {
+/* All rows; those of 16 bits, whose sums need room too, by four. */
+FL_INLINE void fl_integer_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, int P, int N, int dots) {
     ptrdiff_t r = 0;
 #if FL_ROWS > 3
-    for (; r + 6 <= job->rows; r += 6)
-        fl_bytes_tile(job, group, n0, row, r, P, 6, N, unsigned_dots);
+    for (; r + 6 <= job->rows && dots != FL_SHORTS; r += 6)
+        fl_integer_tile(job, group, n0, row, r, P, 6, N, dots);
     for (; r + 4 <= job->rows; r += 4)
-        fl_bytes_tile(job, group, n0, row, r, P, 4, N, unsigned_dots);
+        fl_integer_tile(job, group, n0, row, r, P, 4, N, dots);
 #endif
     for (; r + 2 <= job->rows; r += 2)
-        fl_bytes_tile(job, group, n0, row, r, P, 2, N, unsigned_dots);
+        fl_integer_tile(job, group, n0, row, r, P, 2, N, dots);
     for (; r < job->rows; r++)
-        fl_bytes_tile(job, group, n0, row, r, P, 1, N, unsigned_dots);
+        fl_integer_tile(job, group, n0, row, r, P, 1, N, dots);
 }
 
-/* ---- Either ---- */
+/* ---- All ---- */
 
 /* Panels that are made together; one row alone takes twice as many, for enough chains side by side. */
 static ptrdiff_t fl_compact_most(const fl_cell *cell, ptrdiff_t rows) {
@@ -335,37 +378,36 @@ static ptrdiff_t fl_compact_panels(const fl_cell *cell, ptrdiff_t group, ptrdiff
     return cell->end - group >= P ? P : 1;
 }
 
-FL_INLINE void fl_bytes_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P, int unsigned_dots) {
+FL_INLINE void fl_integer_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P, int dots) {
     const ptrdiff_t G = job->G;
     if (job->rows == 1 && G <= FL_TILE) switch (P * 8 + G + job->shift * 128) {
-        case 16 + 4: fl_bytes_single(job, group, 2, 4, 4, unsigned_dots); return;
-        case 8 + 4: fl_bytes_single(job, group, 1, 4, 4, unsigned_dots); return;
-        case 128 + 16 + 3: fl_bytes_single(job, group, 2, 4, 3, unsigned_dots); return;
-        case 128 + 8 + 3: fl_bytes_single(job, group, 1, 4, 3, unsigned_dots); return;
-        case 16 + 3: fl_bytes_single(job, group, 2, 3, 3, unsigned_dots); return;
-        case 8 + 3: fl_bytes_single(job, group, 1, 3, 3, unsigned_dots); return;
-        case 32 + 2: fl_bytes_single(job, group, 4, 2, 2, unsigned_dots); return;
-        case 8 + 2: fl_bytes_single(job, group, 1, 2, 2, unsigned_dots); return;
-        case 64 + 1: fl_bytes_single(job, group, 8, 1, 1, unsigned_dots); return;
-        default: fl_bytes_single(job, group, 1, 1, 1, unsigned_dots); return;
+        case 16 + 4: fl_integer_single(job, group, 2, 4, 4, dots); return;
+        case 8 + 4: fl_integer_single(job, group, 1, 4, 4, dots); return;
+        case 128 + 16 + 3: fl_integer_single(job, group, 2, 4, 3, dots); return;
+        case 128 + 8 + 3: fl_integer_single(job, group, 1, 4, 3, dots); return;
+        case 16 + 3: fl_integer_single(job, group, 2, 3, 3, dots); return;
+        case 8 + 3: fl_integer_single(job, group, 1, 3, 3, dots); return;
+        case 32 + 2: fl_integer_single(job, group, 4, 2, 2, dots); return;
+        case 8 + 2: fl_integer_single(job, group, 1, 2, 2, dots); return;
+        case 64 + 1: fl_integer_single(job, group, 8, 1, 1, dots); return;
+        default: fl_integer_single(job, group, 1, 1, 1, dots); return;
         }
     fl_job_start_rows(job, group, P);
     switch (P * 8 + G) {
-    case 8 + 4: fl_bytes_rows(job, group, 0, 4 * VW, 1, 4, unsigned_dots); break;
-    case 8 + 3: fl_bytes_rows(job, group, 0, 3 * VW, 1, 3, unsigned_dots); break;
-    case 8 + 2: fl_bytes_rows(job, group, 0, 2 * VW, 1, 2, unsigned_dots); break;
-    case 16 + 2: fl_bytes_rows(job, group, 0, 2 * VW, 2, 2, unsigned_dots); break;
-    case 32 + 1: fl_bytes_rows(job, group, 0, VW, 4, 1, unsigned_dots); break;
+    case 8 + 4: fl_integer_rows(job, group, 0, 4 * VW, 1, 4, dots); break;
+    case 8 + 3: fl_integer_rows(job, group, 0, 3 * VW, 1, 3, dots); break;
+    case 8 + 2: fl_integer_rows(job, group, 0, 2 * VW, 1, 2, dots); break;
+    case 16 + 2: fl_integer_rows(job, group, 0, 2 * VW, 2, 2, dots); break;
+    case 32 + 1: fl_integer_rows(job, group, 0, VW, 4, 1, dots); break;
     default:
         for (ptrdiff_t n = 0; n < G; n++)
-            fl_bytes_rows(job, group, n, G * VW, 1, 1, unsigned_dots);
+            fl_integer_rows(job, group, n, G * VW, 1, 1, dots);
     }
 }
 
-FL_NOINLINE void fl_bytes_signed(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_bytes_panels(job, group, P, 0); }
-FL_NOINLINE void fl_bytes_unsigned(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
-    fl_bytes_panels(job, group, P, V_DOT_UNSIGNED);
-}
+FL_NOINLINE void fl_byte_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_BYTES); }
+FL_NOINLINE void fl_unsigned_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_UNSIGNED); }
+FL_NOINLINE void fl_short_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_SHORTS); }
 
 FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     const ptrdiff_t G = job->G;
@@ -386,13 +428,15 @@ FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P)
         fl_half_rows(job, group, P, n, G > FL_TILE ? 1 : G);
 }
 
-FL_NOINLINE void fl_bytes_plain_signed(fl_job *job) { fl_bytes_plain(job, 0); }
-FL_NOINLINE void fl_bytes_plain_unsigned(fl_job *job) { fl_bytes_plain(job, V_DOT_UNSIGNED); }
+FL_NOINLINE void fl_byte_plain(fl_job *job) { fl_integer_plain(job, FL_BYTES); }
+FL_NOINLINE void fl_unsigned_plain(fl_job *job) { fl_integer_plain(job, FL_UNSIGNED); }
+FL_NOINLINE void fl_short_plain(fl_job *job) { fl_integer_plain(job, FL_SHORTS); }
 
 static void fl_job_kinds(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     if (job->cell->l->weights == FASTLSTM_FLOAT16) fl_half_panels(job, group, P);
-    else if (job->scratch->unsigned_dots) fl_bytes_unsigned(job, group, P);
-    else fl_bytes_signed(job, group, P);
+    else if (job->cell->l->weights == FASTLSTM_INT16) fl_short_panels(job, group, P);
+    else if (V_DOT_UNSIGNED && job->scratch->unsigned_dots) fl_unsigned_panels(job, group, P);
+    else fl_byte_panels(job, group, P);
 }
 
 /* All kinds at once; but those of a GRU's many rows, which feed different net inputs, one after the other. */
@@ -434,19 +478,21 @@ FL_INLINE void fl_job_begin(fl_job *job, const fl_cell *cell, const fl_compact *
     job->net_panel = 0;
     job->net_row = cell->q.N * VW;
     job->step = NULL;
-    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(job);
+    if (cell->l->weights == FASTLSTM_INT16) fl_quantise_rows(job, FL_SHORTS);
+    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(job, scratch->unsigned_dots ? FL_UNSIGNED : FL_BYTES);
 }
 
-/* fl_cell_rows, fl_input_rows and fl_linear_rows for either kind of weights. */
+/* fl_cell_rows, fl_input_rows and fl_linear_rows for compact weights. */
 static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const fl_compact *scratch) {
     fl_job job;
     fl_job_begin(&job, cell, scratch, rows->x, rows->h, rows->a, rows->n, rows->net_panel ? FL_H : FL_X);
     job.net_panel = rows->net_panel ? rows->net_panel : rows->n * cell->q.N * VW;
     job.net = rows->net;
     job.step = rows->n == 1 && job.G <= FL_TILE && !fl_gathers(&cell->q) ? rows : NULL;
-    if (job.step && cell->plain && cell->l->weights == FASTLSTM_INT8) {
-        if (scratch->unsigned_dots) fl_bytes_plain_unsigned(&job);
-        else fl_bytes_plain_signed(&job);
+    if (job.step && cell->plain && cell->l->weights != FASTLSTM_FLOAT16) {
+        if (cell->l->weights == FASTLSTM_INT16) fl_short_plain(&job);
+        else if (V_DOT_UNSIGNED && scratch->unsigned_dots) fl_unsigned_plain(&job);
+        else fl_byte_plain(&job);
         return;
     }
     const ptrdiff_t most = fl_compact_most(cell, rows->n), turns = fl_pass_turns(cell, most);

@@ -1,7 +1,7 @@
 /* Packing of compact weights, and back to the values they stand for (geometry.h has the layout, compact.h the arithmetic).
 
-   Packing what was unpacked gives the same bits: halves are floats; the scale of a row of bytes has 17 significant
-   bits, so scale * q is exact, and so is (scale * 127) / 127, the scale found again. */
+   Packing what was unpacked gives the same bits: halves are floats; the scale of a row of integers has 15 significant
+   bits, and is found again from scale * most, which one rounding, or none, has changed by far less than the last of them. */
 #ifndef FL_COMPACT_PACK_H
 #define FL_COMPACT_PACK_H
 
@@ -31,23 +31,23 @@ static REAL fl_from_half(uint16_t half) {
     return t[0];
 }
 
-/* The scale of a row of weights: max|w| / 127, rounded up to 17 bits. */
-static REAL fl_weight_scale(const REAL *w, ptrdiff_t count) {
+/* The scale of a row of weights: max|w| / most, to 15 bits. */
+static REAL fl_weight_scale(const REAL *w, ptrdiff_t count, REAL most) {
     union { REAL value; uint32_t bits; } u = {0};
     for (ptrdiff_t k = 0; k < count; k++)
         u.value = u.value < (w[k] < 0 ? -w[k] : w[k]) ? (w[k] < 0 ? -w[k] : w[k]) : u.value;
-    u.value /= 127;
-    u.bits = (u.bits + 0x7f) & ~(uint32_t)0x7f;
+    u.value /= most;
+    u.bits = (u.bits + 0x100) & ~(uint32_t)0x1ff;
     return u.value < FL_TINY ? 0 : u.value;
 }
 
-static int fl_weight_byte(REAL w, REAL scale) {
+static int fl_weight_integer(REAL w, REAL scale) {
     const REAL rounder = 12582912.0f, q = scale > 0 ? w / scale : 0; /* 1.5 * 2^23 */
     return (int)((q + rounder) - rounder);
 }
 
-/* One group's weights of one kind of sources, `count` columns of a parameter matrix from offset `at`; bytes with `offset`
-   added. In tiles, as fl_copy_sources does it. */
+/* One group's weights of one kind of sources, `count` columns of a parameter matrix from offset `at`; integers with
+   `offset` added. In tiles, as fl_copy_sources does it. */
 FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t group, int kind,
                                  REAL *params, REAL *packed, int offset, int back) {
     enum { TILE = 64 };
@@ -55,10 +55,11 @@ FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, 
     const ptrdiff_t wide = fl_fed(q, kind) * VW, first = fl_fed_from(q, kind), count = fl_sources(q, kind), at = kind == FL_X ? l->weight_ih : kind == FL_H ? l->weight_hh : l->weight_gh;
     REAL *weights = packed + c.weights + group * c.at[FL_KINDS] + c.at[kind];
     REAL *scales = packed + c.weights + group * c.at[FL_KINDS] + c.at[kind + 1] - wide;
-    const int halves = l->weights == FASTLSTM_FLOAT16;
+    const int in_word = fl_in_word(l->weights), halves = !in_word;
+    const REAL most = in_word == 2 ? FL_MOST_SHORT : FL_MOST_BYTE;
     for (ptrdiff_t j = 0; j < wide && count > 0 && !halves && !back; j++) {
         const ptrdiff_t row = fl_param_row(l, q, group, j % VW, j / VW, first);
-        scales[j] = row < 0 ? 0 : fl_weight_scale(params + at + row * count, count);
+        scales[j] = row < 0 ? 0 : fl_weight_scale(params + at + row * count, count, most);
     }
     for (ptrdiff_t from = 0; from < count; from += TILE)
         for (ptrdiff_t j = 0; j < wide; j++) {
@@ -71,10 +72,14 @@ FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, 
                     uint16_t *w = (uint16_t *)weights + k * wide + j;
                     if (!back) *w = real ? fl_half(p[k]) : 0;
                     else if (real) p[k] = fl_from_half(*w);
-                } else if (!halves) {
+                } else if (in_word == 4) {
                     uint8_t *w = (uint8_t *)weights + (k / 4 * wide + j) * 4 + k % 4;
-                    if (!back) *w = (uint8_t)(offset + (real ? fl_weight_byte(p[k], scales[j]) : 0));
+                    if (!back) *w = (uint8_t)(offset + (real ? fl_weight_integer(p[k], scales[j]) : 0));
                     else if (real) p[k] = scales[j] * (offset ? *w - offset : (int8_t)*w);
+                } else if (in_word == 2 && k < (count + 1) / 2 * 2) {
+                    int16_t *w = (int16_t *)weights + (k / 2 * wide + j) * 2 + k % 2;
+                    if (!back) *w = (int16_t)(real ? fl_weight_integer(p[k], scales[j]) : 0);
+                    else if (real) p[k] = scales[j] * *w;
                 }
             }
         }

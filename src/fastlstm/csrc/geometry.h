@@ -18,10 +18,11 @@
    Such a second product within a step, as is a projection, is a linear layer of its own (fl_tail_layer), packed
    after the rest.
 
-   Compact weights (FASTLSTM_FLOAT16, FASTLSTM_INT8; float engines) lie otherwise, in segments that begin on 64-byte
-   boundaries: the biases as floats, [group][bias][row-vector][VW]; the weights, [group][kind of sources]; the peepholes as
-   above. Kinds of sources are the inputs, h and gate activations. Weights are halves, [k][row-vector][VW], or bytes,
-   [k/4][row-vector][VW][4], in which each kind begins with a new four and ends with its scales, floats [row-vector][VW]. */
+   Compact weights (FASTLSTM_FLOAT16, FASTLSTM_INT16, FASTLSTM_INT8; float engines) lie otherwise, in segments that begin
+   on 64-byte boundaries: the biases as floats, [group][bias][row-vector][VW]; the weights, [group][kind of sources]; the
+   peepholes as above. Kinds of sources are the inputs, h and gate activations. Weights are halves, [k][row-vector][VW], or
+   integers in words of 32 bits, two or four of them, [k/4][row-vector][VW][4], in which each kind begins with a new word and
+   ends with its scales, floats [row-vector][VW]. */
 #ifndef FL_GEOMETRY_H
 #define FL_GEOMETRY_H
 
@@ -53,7 +54,12 @@ typedef struct fl_geometry {
     int has_tail, has_noise;
 } fl_geometry;
 
-/* Numbers below this are zeros to int8 weights: scales stay far from the smallest float, and inverses finite. */
+/* The largest integers, and how many are in a word; 0: other weights. */
+#define FL_MOST_BYTE 127
+#define FL_MOST_SHORT 8191
+static inline int fl_in_word(int weights) { return weights == FASTLSTM_INT8 ? 4 : weights == FASTLSTM_INT16 ? 2 : 0; }
+
+/* Numbers below this are zeros to integer weights: scales stay far from the smallest float, and inverses finite. */
 #define FL_TINY 0x1p-100f
 
 /* Kinds of sources, and how many of each a layer has. */
@@ -75,12 +81,12 @@ typedef struct fl_compact_geometry {
 
 static inline fl_compact_geometry fl_layer_compact(const fastlstm_layer *l, const fl_geometry *q, ptrdiff_t vw) {
     fl_compact_geometry c;
-    const int bytes = l->weights == FASTLSTM_INT8;
+    const int in_word = fl_in_word(l->weights);
     c.row = q->G * vw;
     c.at[0] = 0;
     for (int kind = 0; kind < FL_KINDS; kind++) {
         const ptrdiff_t n = fl_sources(q, kind), row = fl_fed(q, kind) * vw;
-        c.at[kind + 1] = c.at[kind] + (bytes ? (n > 0 ? (n + 3) / 4 + 1 : 0) * row : n * row / 2);
+        c.at[kind + 1] = c.at[kind] + (in_word ? (n > 0 ? (n + in_word - 1) / in_word + 1 : 0) * row : n * row / 2);
     }
     c.weights = (q->groups * q->biases * c.row + 15) / 16 * 16;
     c.peephole = (c.weights + q->groups * c.at[FL_KINDS] + 15) / 16 * 16;

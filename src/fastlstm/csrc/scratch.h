@@ -70,8 +70,9 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
         gathers |= fl_gathers(&q);
         p.reverse |= layers[i].reverse;
         if (layers[i].weights == FASTLSTM_FLOAT16) block = FL_TILE * 64 * vw; /* 64: FL_BLOCK */
-        const ptrdiff_t stride = (q.M + q.H) / 64 * 64 + 64 * 4; /* three kinds, each rounded up; or H alone */
-        if (layers[i].weights == FASTLSTM_INT8 && stride > p.bytes_stride) p.bytes_stride = stride;
+        const int in_word = fl_in_word(layers[i].weights);
+        const ptrdiff_t stride = in_word ? (q.M + q.H) * 4 / in_word / 64 * 64 + 64 * 4 : 0; /* three kinds, each rounded up; or H alone */
+        if (stride > p.bytes_stride) p.bytes_stride = stride;
     }
     /* A single layer needs no memory for what passes between layers. */
     p.steps = p.reverse || n == 1 ? steps : FL_ROWS_AHEAD / lanes > 1 ? FL_ROWS_AHEAD / lanes : 1;

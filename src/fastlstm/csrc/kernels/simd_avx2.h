@@ -18,19 +18,21 @@
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
-   vi_load, store, bcast  vmovdqu, vpbroadcastd
+   vi_load, vi_bcast      vmovdqu, vpbroadcastd
    vi_add, vi_sum         vpaddd
    vi_round               vcvtps2dq
-   vi_store_bytes         vpackssdw, vpacksswb
+   vi_store_bytes, shorts vpackssdw, vpacksswb
    vi_max_abs, vi_largest vandps, vpmaxsd
    vi_dot                 vpabsb, vpsignb, vpmaddubsw, vpmaddwd
    vi_dot_unsigned        none
+   vi_dot_shorts          vpmaddwd, vpaddd
    vi_real                vcvtdq2ps
 
-   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
+   vi_round: to the nearest even integer, for values in [-8191, 8191]; vi_store_bytes, vi_store_shorts: integers of 8 and 16 bits.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
    vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_shorts: plus that of two 16-bit integers of a and w, in [-8191, 8191] both.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -155,7 +157,6 @@ typedef __m256i VI;
 
 FL_INLINE VI vi_zero(void) { return _mm256_setzero_si256(); }
 FL_INLINE VI vi_load(const int32_t *p) { return _mm256_loadu_si256((const VI *)p); }
-FL_INLINE void vi_store(int32_t *p, VI v) { _mm256_storeu_si256((VI *)p, v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);
@@ -181,10 +182,14 @@ FL_INLINE void vi_store_bytes(int8_t *p, VI a) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(words, words));
 }
+FL_INLINE void vi_store_shorts(int16_t *p, VI a) {
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+}
 FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     const VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a)); /* at most 2 * 127 * 127: no saturation */
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+FL_INLINE VI vi_dot_shorts(VI acc, VI a, VI w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, w)); }
 FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return vi_dot(acc, a, w); }
 
 #endif

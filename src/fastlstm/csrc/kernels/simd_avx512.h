@@ -18,18 +18,21 @@
 
    Compact weights, f32 alone:
    v_load_half            vcvtph2ps
-   vi_load, store, bcast  vmovdqu32, vpbroadcastd
+   vi_load, vi_bcast      vmovdqu32, vpbroadcastd
    vi_add, vi_sum         vpaddd
-   vi_round, store_bytes  vcvtps2dq, vpmovdb
+   vi_round               vcvtps2dq
+   vi_store_bytes, shorts vpmovdb, vpmovdw
    vi_max_abs, vi_largest vpandd, vpmaxsd
    vi_dot                 vpabsb, vpsubb {k}, vpmaddubsw, vpmaddwd
    vi_dot_unsigned        vpdpbusd (AVX-512 VNNI)
+   vi_dot_shorts          vpmaddwd, vpaddd
    vi_real                vcvtdq2ps
 
-   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
+   vi_round: to the nearest even integer, for values in [-8191, 8191]; vi_store_bytes, vi_store_shorts: integers of 8 and 16 bits.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
    vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_shorts: plus that of two 16-bit integers of a and w, in [-8191, 8191] both.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -160,7 +163,6 @@ typedef __m512i VI;
 
 FL_INLINE VI vi_zero(void) { return _mm512_setzero_si512(); }
 FL_INLINE VI vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
-FL_INLINE void vi_store(int32_t *p, VI v) { _mm512_storeu_si512(p, v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);
@@ -173,11 +175,13 @@ FL_INLINE VI vi_add(VI a, VI b) { return _mm512_add_epi32(a, b); }
 FL_INLINE int32_t vi_sum(VI a) { return _mm512_reduce_add_epi32(a); }
 FL_INLINE VI vi_round(V x) { return _mm512_cvtps_epi32(x); }
 FL_INLINE void vi_store_bytes(int8_t *p, VI a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+FL_INLINE void vi_store_shorts(int16_t *p, VI a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a)); }
 FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     const VI same_sign = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(a), _mm512_setzero_si512(), w);
     const VI pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(a), same_sign); /* at most 2 * 127 * 127: no saturation */
     return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
+FL_INLINE VI vi_dot_shorts(VI acc, VI a, VI w) { return _mm512_add_epi32(acc, _mm512_madd_epi16(a, w)); }
 /* As an instruction: the intrinsic would want the flag for the whole file, and with it every machine the extension. */
 FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) {
 #if defined(_MSC_VER) && !defined(__clang__)

@@ -3,10 +3,11 @@
    v_fma and v_fnma round twice, product and sum: a call to fma() per lane is all that C offers where the
    instruction is missing. Results therefore differ from the other instruction sets in the last bits.
    Compact weights: f32 alone.
-   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
+   vi_round: to the nearest even integer, for values in [-8191, 8191]; vi_store_bytes, vi_store_shorts: integers of 8 and 16 bits.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
    vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_shorts: plus that of two 16-bit integers of a and w, in [-8191, 8191] both.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -147,7 +148,6 @@ FL_INLINE VI vi_load(const int32_t *p) {
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
-FL_INLINE void vi_store(int32_t *p, VI v) { __builtin_memcpy(p, &v, sizeof v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);
@@ -179,10 +179,18 @@ FL_INLINE void vi_store_bytes(int8_t *p, VI a) {
     for (int j = 0; j < VW; j++)
         p[j] = (int8_t)(uint8_t)(a[j] & 255);
 }
+FL_INLINE void vi_store_shorts(int16_t *p, VI a) {
+    for (int j = 0; j < VW; j++)
+        p[j] = (int16_t)(uint16_t)(a[j] & 65535);
+}
 FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     for (int byte = 24; byte >= 0; byte -= 8)
         acc += ((VI)((v_bits)a << byte) >> 24) * ((VI)((v_bits)w << byte) >> 24);
     return acc;
+}
+FL_INLINE VI vi_dot_shorts(VI acc, VI a, VI w) { /* of NaN any number, without overflow */
+    const VI low = ((VI)((v_bits)a << 16) >> 16) * ((VI)((v_bits)w << 16) >> 16), high = (a >> 16) * (w >> 16);
+    return (VI)((v_bits)acc + (v_bits)low + (v_bits)high);
 }
 FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return vi_dot(acc, a, w); }
 

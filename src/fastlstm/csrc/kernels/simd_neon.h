@@ -18,18 +18,21 @@
 
    Compact weights, f32 alone:
    v_load_half            ldr d, fcvtl
-   vi_load, store, bcast  ldr q, ld1r
+   vi_load, vi_bcast      ldr q, ld1r
    vi_add, vi_sum         add, addv
-   vi_round, store_bytes  fcvtns, xtn
+   vi_round               fcvtns
+   vi_store_bytes, shorts xtn
    vi_max_abs, vi_largest fabs, smax
    vi_dot                 sdot, or smull, addp, sadalp
    vi_dot_unsigned        none
+   vi_dot_shorts          smull, addp, add
    vi_real                scvtf
 
-   vi_round: to the nearest even integer, for values in [-127, 127]; vi_store_bytes: such integers as bytes.
+   vi_round: to the nearest even integer, for values in [-8191, 8191]; vi_store_bytes, vi_store_shorts: integers of 8 and 16 bits.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
    vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
+   vi_dot_shorts: plus that of two 16-bit integers of a and w, in [-8191, 8191] both.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros; fmax and
    fmin would give NaN, and would order the zeros.
@@ -158,7 +161,6 @@ typedef int32x4_t VI;
 
 FL_INLINE VI vi_zero(void) { return vdupq_n_s32(0); }
 FL_INLINE VI vi_load(const int32_t *p) { return vld1q_s32(p); }
-FL_INLINE void vi_store(int32_t *p, VI v) { vst1q_s32(p, v); }
 FL_INLINE VI vi_bcast(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);
@@ -175,6 +177,7 @@ FL_INLINE void vi_store_bytes(int8_t *p, VI a) {
     const int32_t four = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
     memcpy(p, &four, sizeof four);
 }
+FL_INLINE void vi_store_shorts(int16_t *p, VI a) { vst1_s16(p, vmovn_s32(a)); }
 FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     const int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(w);
 #ifdef __ARM_FEATURE_DOTPROD
@@ -182,6 +185,10 @@ FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
 #else
     return vpadalq_s16(acc, vpaddq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(y)), vmull_high_s8(x, y)));
 #endif
+}
+FL_INLINE VI vi_dot_shorts(VI acc, VI a, VI w) {
+    const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(w);
+    return vaddq_s32(acc, vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
 }
 FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return vi_dot(acc, a, w); }
 
