@@ -20,12 +20,12 @@
 
 /* Scratch of compact layers. */
 typedef struct fl_compact {
-    REAL *block;   /* one block of a tile's halves, widened: (P, FL_BLOCK, N, VW) */
+    REAL *block;   /* one block of a tile's halves, widened, (P, FL_BLOCK, N, VW); or sums of products of integers, (rows, P, N, VW) */
     int8_t *bytes; /* quantised sources, of 8 or 16 bits: (rows, stride), each kind from a 64-byte boundary on */
     ptrdiff_t stride;
     REAL *scales;      /* (rows, FL_KINDS) */
     int32_t *starts;   /* (rows, FL_KINDS): what dot products begin at */
-    int unsigned_dots; /* fl_unsigned_dots() */
+    int vnni;          /* fl_vnni() */
 } fl_compact;
 
 #ifndef FL_F64
@@ -144,15 +144,16 @@ static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdif
 
 /* ---- Integers ---- */
 
-/* The ways to make their dot products, of four bytes in a word or of two numbers of 16 bits. */
-enum { FL_BYTES, FL_UNSIGNED, FL_SHORTS };
+/* The ways to make their dot products, of four bytes in a word or of two numbers of 16 bits; one of either with VNNI. */
+enum { FL_BYTES, FL_UNSIGNED, FL_SHORTS, FL_FUSED };
+FL_INLINE int fl_shorts(int dots) { return dots >= FL_SHORTS; }
 
 /* Words of 16-bit numbers whose products int32 can add up: 32 * 8191^2 < 2^31. */
 enum { FL_SHORT_BLOCK = 16 };
 
 /* Quantises the sources of a row: their scale is max|s| / most. Vectors of nothing but tiny numbers count as zero. */
 FL_INLINE void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *scale, int32_t *start, int dots) {
-    const REAL most = dots == FL_SHORTS ? FL_MOST_SHORT : FL_MOST_BYTE;
+    const REAL most = fl_shorts(dots) ? FL_MOST_SHORT : FL_MOST_BYTE;
     const ptrdiff_t whole = count - count % VW;
     VI bits = vi_zero();
     for (ptrdiff_t k = 0; k < whole; k += VW)
@@ -165,7 +166,7 @@ FL_INLINE void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *sca
     for (ptrdiff_t k = 0; k < count; k += VW) {
         const VI rounded = vi_round(v_mul(k < whole ? v_load(s + k) : v_load_n(s + k, (int)(count - k)), inverse));
         if (dots == FL_UNSIGNED) sum = vi_add(sum, rounded);
-        if (dots == FL_SHORTS) vi_store_shorts((int16_t *)to + k, rounded);
+        if (fl_shorts(dots)) vi_store_shorts((int16_t *)to + k, rounded);
         else vi_store_bytes(to + k, rounded);
     }
     *scale = !finite ? (REAL)NAN : zero ? 0 : largest.value / most;
@@ -174,7 +175,7 @@ FL_INLINE void fl_quantise(const REAL *s, ptrdiff_t count, int8_t *to, REAL *sca
 
 /* Where a kind of sources begins in a row of them, in bytes. */
 FL_INLINE ptrdiff_t fl_integers_at(const fl_geometry *q, int kind, int dots) {
-    const ptrdiff_t in_64 = dots == FL_SHORTS ? 32 : 64;
+    const ptrdiff_t in_64 = fl_shorts(dots) ? 32 : 64;
     const ptrdiff_t x = (q->I + in_64 - 1) / in_64 * 64, h = (q->P + in_64 - 1) / in_64 * 64;
     return kind == FL_X ? 0 : kind == FL_H ? x : x + h;
 }
@@ -198,12 +199,12 @@ static const REAL *fl_integer_scales(const fl_job *job, ptrdiff_t group, int kin
 
 /* Words of a kind of sources, and how many of them a dot product takes. */
 FL_INLINE ptrdiff_t fl_words(const fl_job *job, int kind, int dots) {
-    const ptrdiff_t in_word = dots == FL_SHORTS ? 2 : 4;
+    const ptrdiff_t in_word = fl_shorts(dots) ? 2 : 4;
     return (fl_sources(&job->cell->q, kind) + in_word - 1) / in_word;
 }
 
 FL_INLINE ptrdiff_t fl_block_end(ptrdiff_t from, ptrdiff_t words, int dots) {
-    return dots == FL_SHORTS && words - from > FL_SHORT_BLOCK ? from + FL_SHORT_BLOCK : words;
+    return fl_shorts(dots) && words - from > FL_SHORT_BLOCK ? from + FL_SHORT_BLOCK : words;
 }
 
 /* Dot products (P, R, N) of words [from, end): of R rows from r0 on with N row-vectors from n0 on, `row` words apart from
@@ -235,7 +236,8 @@ FL_INLINE void fl_integer_chain(VI *acc, int P, int R, int N, const fl_job *job,
                 FL_UNROLL
                 for (int n = 0; n < N; n++) {
                     VI *to = acc + (p * R + r) * N + n;
-                    if (dots == FL_SHORTS) *to = vi_dot_shorts(*to, a, wk[n]);
+                    if (dots == FL_FUSED) *to = vi_dot_fused(*to, a, wk[n]);
+                    else if (dots == FL_SHORTS) *to = vi_dot_shorts(*to, a, wk[n]);
                     else if (dots == FL_UNSIGNED) *to = vi_dot_unsigned(*to, a, wk[n]);
                     else *to = vi_dot(*to, a, wk[n]);
                 }
@@ -261,7 +263,7 @@ FL_INLINE void fl_integer_sums(V *sum, int P, int G, const fl_job *job, ptrdiff_
         for (int j = 0; j < P * G; j++)
             sum[j] = from ? v_add(sum[j], vi_real(acc[j])) : vi_real(acc[j]);
         from = end;
-    } while (dots == FL_SHORTS && from < words);
+    } while (fl_shorts(dots) && from < words);
 }
 
 /* As fl_half_add. */
@@ -318,50 +320,54 @@ FL_INLINE void fl_integer_plain(fl_job *job, int dots) {
     fl_plain_output(cell, before, row, net[2], fl_plain_state(cell, before, row, net[0], net[1], net[3]));
 }
 
-/* The end of a tile of rows, once for tiles of all shapes. */
-FL_NOINLINE void fl_integer_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t r0, int P, int R,
-                              int N, const REAL *sums) {
-    for (int p = 0; p < P; p++)
-        for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++, sums += VW) {
-                REAL *total = job->net + p * job->net_panel + (r0 + r) * job->net_row + (n0 + n) * VW;
-                v_store(total, fl_integer_total(v_load(total), v_load(sums), job->scratch->scales + (r0 + r) * FL_KINDS + kind,
-                                              fl_integer_scales(job, group + p, kind) + (n0 + n) * VW));
+/* The end of a kind of sources, for all rows and once for tiles of all shapes. */
+FL_NOINLINE void fl_integer_add(const fl_job *job, int kind, ptrdiff_t group, ptrdiff_t n0, int P, int N) {
+    const REAL *sum = job->scratch->block;
+    for (ptrdiff_t r = 0; r < job->rows; r++)
+        for (int p = 0; p < P; p++)
+            for (int n = 0; n < N; n++, sum += VW) {
+                REAL *total = job->net + p * job->net_panel + r * job->net_row + (n0 + n) * VW;
+                v_store(total, fl_integer_total(v_load(total), v_load(sum), job->scratch->scales + r * FL_KINDS + kind,
+                                                fl_integer_scales(job, group + p, kind) + (n0 + n) * VW));
             }
 }
 
-FL_INLINE void fl_integer_tile(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, ptrdiff_t r0, int P, int R, int N,
-                             int dots) {
-    for (int kind = job->first; kind < job->end; kind++) {
-        const ptrdiff_t words = fl_words(job, kind, dots);
-        REAL sums[FL_ROWS * FL_TILE * VW];
-        ptrdiff_t from = 0, end;
-        do {
-            VI acc[FL_ROWS * FL_TILE];
-            end = fl_block_end(from, words, dots);
-            fl_integer_chain(acc, P, R, N, job, group, kind, n0, row, r0, from, end, dots);
-            FL_UNROLL
-            for (int j = 0; j < P * R * N; j++)
-                v_store(sums + j * VW, from ? v_add(v_load(sums + j * VW), vi_real(acc[j])) : vi_real(acc[j]));
-            from = end;
-        } while (dots == FL_SHORTS && from < words);
-        fl_integer_add(job, kind, group, n0, r0, P, R, N, sums);
+/* A tile of rows: what words [from, end) add to its sums, (rows, P, N) vectors. */
+FL_INLINE void fl_integer_tile(const fl_job *job, ptrdiff_t group, int kind, ptrdiff_t n0, ptrdiff_t row, ptrdiff_t r0, int P, int R, int N,
+                               ptrdiff_t from, ptrdiff_t end, int dots) {
+    REAL *sums = job->scratch->block + r0 * P * N * VW;
+    VI acc[FL_ROWS * FL_TILE];
+    fl_integer_chain(acc, P, R, N, job, group, kind, n0, row, r0, from, end, dots);
+    FL_UNROLL
+    for (int j = 0; j < P * R * N; j++) {
+        REAL *sum = sums + ((j / N % R * P + j / N / R) * N + j % N) * VW;
+        v_store(sum, from > 0 ? v_add(v_load(sum), vi_real(acc[j])) : vi_real(acc[j]));
     }
 }
 
-/* All rows; those of 16 bits, whose sums need room too, by four. */
+/* All rows: from block to block of weights, which stay in the first-level cache. (Products apart from their sums need
+   registers of their own: no tiles of six rows.) */
 FL_INLINE void fl_integer_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t n0, ptrdiff_t row, int P, int N, int dots) {
-    ptrdiff_t r = 0;
+    for (int kind = job->first; kind < job->end; kind++) {
+        const ptrdiff_t words = fl_words(job, kind, dots);
+        ptrdiff_t from = 0, end;
+        do {
+            ptrdiff_t r = 0;
+            end = fl_block_end(from, words, dots);
 #if FL_ROWS > 3
-    for (; r + 6 <= job->rows && dots != FL_SHORTS; r += 6)
-        fl_integer_tile(job, group, n0, row, r, P, 6, N, dots);
-    for (; r + 4 <= job->rows; r += 4)
-        fl_integer_tile(job, group, n0, row, r, P, 4, N, dots);
+            for (; r + 6 <= job->rows && dots != FL_SHORTS; r += 6)
+                fl_integer_tile(job, group, kind, n0, row, r, P, 6, N, from, end, dots);
+            for (; r + 4 <= job->rows; r += 4)
+                fl_integer_tile(job, group, kind, n0, row, r, P, 4, N, from, end, dots);
 #endif
-    for (; r + 2 <= job->rows; r += 2)
-        fl_integer_tile(job, group, n0, row, r, P, 2, N, dots);
-    for (; r < job->rows; r++)
-        fl_integer_tile(job, group, n0, row, r, P, 1, N, dots);
+            for (; r + 2 <= job->rows; r += 2)
+                fl_integer_tile(job, group, kind, n0, row, r, P, 2, N, from, end, dots);
+            for (; r < job->rows; r++)
+                fl_integer_tile(job, group, kind, n0, row, r, P, 1, N, from, end, dots);
+            from = end;
+        } while (fl_shorts(dots) && from < words);
+        fl_integer_add(job, kind, group, n0, P, N);
+    }
 }
 
 /* ---- All ---- */
@@ -408,6 +414,7 @@ FL_INLINE void fl_integer_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P
 FL_NOINLINE void fl_byte_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_BYTES); }
 FL_NOINLINE void fl_unsigned_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_UNSIGNED); }
 FL_NOINLINE void fl_short_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_SHORTS); }
+FL_NOINLINE void fl_fused_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_FUSED); }
 
 FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
     const ptrdiff_t G = job->G;
@@ -431,12 +438,15 @@ FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P)
 FL_NOINLINE void fl_byte_plain(fl_job *job) { fl_integer_plain(job, FL_BYTES); }
 FL_NOINLINE void fl_unsigned_plain(fl_job *job) { fl_integer_plain(job, FL_UNSIGNED); }
 FL_NOINLINE void fl_short_plain(fl_job *job) { fl_integer_plain(job, FL_SHORTS); }
+FL_NOINLINE void fl_fused_plain(fl_job *job) { fl_integer_plain(job, FL_FUSED); }
 
 static void fl_job_kinds(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
+    const int bytes = job->cell->l->weights == FASTLSTM_INT8, vnni = V_VNNI && job->scratch->vnni;
     if (job->cell->l->weights == FASTLSTM_FLOAT16) fl_half_panels(job, group, P);
-    else if (job->cell->l->weights == FASTLSTM_INT16) fl_short_panels(job, group, P);
-    else if (V_DOT_UNSIGNED && job->scratch->unsigned_dots) fl_unsigned_panels(job, group, P);
-    else fl_byte_panels(job, group, P);
+    else if (bytes && vnni) fl_unsigned_panels(job, group, P);
+    else if (bytes) fl_byte_panels(job, group, P);
+    else if (vnni) fl_fused_panels(job, group, P);
+    else fl_short_panels(job, group, P);
 }
 
 /* All kinds at once; but those of a GRU's many rows, which feed different net inputs, one after the other. */
@@ -479,7 +489,7 @@ FL_INLINE void fl_job_begin(fl_job *job, const fl_cell *cell, const fl_compact *
     job->net_row = cell->q.N * VW;
     job->step = NULL;
     if (cell->l->weights == FASTLSTM_INT16) fl_quantise_rows(job, FL_SHORTS);
-    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(job, scratch->unsigned_dots ? FL_UNSIGNED : FL_BYTES);
+    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(job, scratch->vnni ? FL_UNSIGNED : FL_BYTES);
 }
 
 /* fl_cell_rows, fl_input_rows and fl_linear_rows for compact weights. */
@@ -490,9 +500,11 @@ static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const
     job.net = rows->net;
     job.step = rows->n == 1 && job.G <= FL_TILE && !fl_gathers(&cell->q) ? rows : NULL;
     if (job.step && cell->plain && cell->l->weights != FASTLSTM_FLOAT16) {
-        if (cell->l->weights == FASTLSTM_INT16) fl_short_plain(&job);
-        else if (V_DOT_UNSIGNED && scratch->unsigned_dots) fl_unsigned_plain(&job);
-        else fl_byte_plain(&job);
+        const int bytes = cell->l->weights == FASTLSTM_INT8, vnni = V_VNNI && scratch->vnni;
+        if (bytes && vnni) fl_unsigned_plain(&job);
+        else if (bytes) fl_byte_plain(&job);
+        else if (vnni) fl_fused_plain(&job);
+        else fl_short_plain(&job);
         return;
     }
     const ptrdiff_t most = fl_compact_most(cell, rows->n), turns = fl_pass_turns(cell, most);

@@ -7,8 +7,8 @@
 
 #ifndef FL_F64
 
-/* Whether dot products of bytes are those of vi_dot_unsigned. */
-static int fl_unsigned_dots(void) { return V_DOT_UNSIGNED && (fl_cpu_features() & FL_CPU_VNNI) != 0; }
+/* Whether dot products are those of vi_dot_unsigned and vi_dot_fused. */
+static int fl_vnni(void) { return V_VNNI && (fl_cpu_features() & FL_CPU_VNNI) != 0; }
 
 /* Round to nearest even, as F16C and NEON do it, NaN included. */
 static uint16_t fl_half(REAL x) {
@@ -86,7 +86,7 @@ FL_NOINLINE void fl_copy_compact(const fastlstm_layer *l, const fl_geometry *q, 
 }
 
 static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
-    const int offset = fl_unsigned_dots() ? 128 : 0;
+    const int offset = fl_vnni() ? 128 : 0;
     const fl_fpu mode = fl_fpu_enter(); /* subnormal weights are zeros, as in native layers */
     for (ptrdiff_t group = 0; group < q->groups; group++) {
         fl_copy_biases(l, q, group, params, packed + group * q->biases * q->G * VW, back);
@@ -98,7 +98,7 @@ static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q,
 
 #else
 
-static int fl_unsigned_dots(void) { return 0; }
+static int fl_vnni(void) { return 0; }
 
 static void fl_copy_compact_layer(const fastlstm_layer *l, const fl_geometry *q, REAL *params, REAL *packed, int back) {
     (void)l, (void)q, (void)params, (void)packed, (void)back;

@@ -393,7 +393,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .tail_net = (REAL *)(base + plan.tail_net),
                  .tail_x = (const REAL **)(base + plan.tail_x),
                  .compact = {(REAL *)(base + plan.block), (int8_t *)(base + plan.bytes), plan.bytes_stride, (REAL *)(base + plan.scales),
-                             (int32_t *)(base + plan.starts), fl_unsigned_dots()}},
+                             (int32_t *)(base + plan.starts), fl_vnni()}},
         .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
     };
     fl_zero(r->work.zeros, plan.widest);

@@ -54,9 +54,9 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
                                               ptrdiff_t vw, ptrdiff_t real) {
     fl_forward_plan p = {0};
     const ptrdiff_t pointer = (ptrdiff_t)sizeof(void *);
-    ptrdiff_t width = 0, acts = 0, block = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
+    ptrdiff_t width = 0, acts = 0, net = 0, widest = 0; /* net inputs of a tile, of a layer */
     ptrdiff_t tail = 0, zone = 0;
-    int gathers = 0;
+    int gathers = 0, compact = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const fl_geometry q = fl_layer_geometry(layers + i, vw);
         const ptrdiff_t both = q.P + (i + 1 < n && layers[i + 1].reverse ? fl_layer_geometry(layers + i + 1, vw).P : 0);
@@ -69,10 +69,10 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
         if (layers[i].zoneout_c > 0 && q.H > zone) zone = q.H;
         gathers |= fl_gathers(&q);
         p.reverse |= layers[i].reverse;
-        if (layers[i].weights == FASTLSTM_FLOAT16) block = FL_TILE * 64 * vw; /* 64: FL_BLOCK */
         const int in_word = fl_in_word(layers[i].weights);
         const ptrdiff_t stride = in_word ? (q.M + q.H) * 4 / in_word / 64 * 64 + 64 * 4 : 0; /* three kinds, each rounded up; or H alone */
         if (stride > p.bytes_stride) p.bytes_stride = stride;
+        compact |= layers[i].weights != FASTLSTM_NATIVE;
     }
     /* A single layer needs no memory for what passes between layers. */
     p.steps = p.reverse || n == 1 ? steps : FL_ROWS_AHEAD / lanes > 1 ? FL_ROWS_AHEAD / lanes : 1;
@@ -101,7 +101,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     const ptrdiff_t nets = p.room * widest > lanes * net ? p.room * widest : lanes * net, two = 2 * FL_TILE * vw; /* a row alone */
     p.net = fl_take(&p.size, (nets > two ? nets : two) * real);
     const ptrdiff_t most = lanes > p.ahead ? lanes : p.ahead;
-    p.block = fl_take(&p.size, block * real);
+    p.block = fl_take(&p.size, compact ? (most > 64 ? most : 64) * FL_TILE * vw * real : 0); /* 64: FL_BLOCK */
     p.bytes = fl_take(&p.size, most * p.bytes_stride);
     p.scales = fl_take(&p.size, p.bytes_stride ? most * FL_KINDS * real : 0);
     p.starts = fl_take(&p.size, p.bytes_stride ? most * FL_KINDS * (ptrdiff_t)sizeof(int32_t) : 0);

@@ -24,15 +24,15 @@
    vi_store_bytes, shorts vpackssdw, vpacksswb
    vi_max_abs, vi_largest vandps, vpmaxsd
    vi_dot                 vpabsb, vpsignb, vpmaddubsw, vpmaddwd
-   vi_dot_unsigned        none
    vi_dot_shorts          vpmaddwd, vpaddd
+   vi_dot_unsigned, fused none
    vi_real                vcvtdq2ps
 
    vi_round: to the nearest even integer, for values in [-8191, 8191]; vi_store_bytes, vi_store_shorts: integers of 8 and 16 bits.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
-   vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
    vi_dot_shorts: plus that of two 16-bit integers of a and w, in [-8191, 8191] both.
+   vi_dot_unsigned: as vi_dot for unsigned w; vi_dot_fused: as vi_dot_shorts; for those who ask the processor first, where V_VNNI is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -55,7 +55,7 @@
 /* Into the second-level cache; any address will do. */
 FL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
-#define V_DOT_UNSIGNED 0
+#define V_VNNI 0
 
 #ifdef FL_F64
 
@@ -191,6 +191,7 @@ FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
 }
 FL_INLINE VI vi_dot_shorts(VI acc, VI a, VI w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, w)); }
 FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return vi_dot(acc, a, w); }
+FL_INLINE VI vi_dot_fused(VI acc, VI a, VI w) { return vi_dot_shorts(acc, a, w); }
 
 #endif
 #endif

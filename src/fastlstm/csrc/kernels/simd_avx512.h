@@ -24,15 +24,15 @@
    vi_store_bytes, shorts vpmovdb, vpmovdw
    vi_max_abs, vi_largest vpandd, vpmaxsd
    vi_dot                 vpabsb, vpsubb {k}, vpmaddubsw, vpmaddwd
-   vi_dot_unsigned        vpdpbusd (AVX-512 VNNI)
    vi_dot_shorts          vpmaddwd, vpaddd
+   vi_dot_unsigned, fused vpdpbusd, vpdpwssd (AVX-512 VNNI)
    vi_real                vcvtdq2ps
 
    vi_round: to the nearest even integer, for values in [-8191, 8191]; vi_store_bytes, vi_store_shorts: integers of 8 and 16 bits.
    vi_max_abs: the larger of m and the bits of |x|, which are ordered as the values are, infinity and NaN above all.
    vi_dot(acc, a, w): each lane of acc plus the dot product of four bytes of a and w, in [-127, 127] both.
-   vi_dot_unsigned: the same for unsigned w; for those who ask the processor first, where V_DOT_UNSIGNED is 1.
    vi_dot_shorts: plus that of two 16-bit integers of a and w, in [-8191, 8191] both.
+   vi_dot_unsigned: as vi_dot for unsigned w; vi_dot_fused: as vi_dot_shorts; for those who ask the processor first, where V_VNNI is 1.
 
    v_max and v_min give the second operand where either is NaN, and where both are zeros.
    v_pow2 takes n + 1.5 * 2^23 (f32) or n + 1.5 * 2^52 (f64), 2^n a normal number.
@@ -54,7 +54,7 @@
 /* Into the second-level cache; any address will do. */
 FL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
-#define V_DOT_UNSIGNED 1
+#define V_VNNI 1
 
 #ifdef FL_F64
 
@@ -182,15 +182,20 @@ FL_INLINE VI vi_dot(VI acc, VI a, VI w) {
     return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 FL_INLINE VI vi_dot_shorts(VI acc, VI a, VI w) { return _mm512_add_epi32(acc, _mm512_madd_epi16(a, w)); }
-/* As an instruction: the intrinsic would want the flag for the whole file, and with it every machine the extension. */
-FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) {
+/* As instructions: the intrinsics would want the flag for the whole file, and with it every machine the extension. */
 #if defined(_MSC_VER) && !defined(__clang__)
-    return _mm512_dpbusd_epi32(acc, w, a);
+FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) { return _mm512_dpbusd_epi32(acc, w, a); }
+FL_INLINE VI vi_dot_fused(VI acc, VI a, VI w) { return _mm512_dpwssd_epi32(acc, a, w); }
 #else
+FL_INLINE VI vi_dot_unsigned(VI acc, VI a, VI w) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "vm"(a));
     return acc;
-#endif
 }
+FL_INLINE VI vi_dot_fused(VI acc, VI a, VI w) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "vm"(w));
+    return acc;
+}
+#endif
 
 #endif
 #endif
