@@ -71,6 +71,7 @@ typedef struct fl_work {
     const REAL **h_read;       /* (B,) h as net inputs read it */
     REAL *zone;                /* (B, H) c before a step, with zoneout */
     REAL **y;                  /* (B,) */
+    REAL *own;                 /* (2, B, H) the newest outputs, if those of other threads lie between them; or NULL */
     REAL *zeros;               /* as wide as the widest h */
     REAL *gate_acts;           /* (2, B, A) */
     REAL *net;                 /* net inputs: of one tile, or with input products made ahead of all groups */
@@ -239,12 +240,12 @@ static void fl_place_inputs(const fl_cell *cell, const fl_span *s, const fl_work
         to[b] = fl_read_x(cell, s, s->t0 + t, work->lane[b], to[b]);
 }
 
-/* And the rest, if it is read and written just as it lies there. */
-static void fl_place_rows(const fl_cell *cell, const fl_span *s, const fl_work *work, REAL *c, ptrdiff_t t, ptrdiff_t n) {
+/* And the rest, if it is read and written just as it lies there; outputs at first in `newest`, (B, P), if that is not NULL. */
+static void fl_place_rows(const fl_cell *cell, const fl_span *s, const fl_work *work, REAL *c, REAL *newest, ptrdiff_t t, ptrdiff_t n) {
     REAL *const y = s->y + t * s->y_step, *const act = fl_taped_act(s, &cell->q, s->t0 + t, 0);
     const ptrdiff_t *row = s->y_row, *lane = work->lane, apart = s->y_lane, H = cell->q.H, acts = cell->q.acts;
     for (ptrdiff_t b = 0; b < n; b++) {
-        work->y[b] = y + row[b] * apart;
+        work->y[b] = newest ? newest + b * cell->q.P : y + row[b] * apart;
         work->rows[b] = (fl_row){.c = c ? c + lane[b] * H : NULL, .h = work->h[b], .y = work->y[b], .act = act ? act + lane[b] * acts : NULL};
     }
 }
@@ -261,6 +262,9 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
     REAL *a_state = A ? state + cell->l->state_a * batch->lanes : NULL;
     REAL *a_prev = work->gate_acts, *a_next = work->gate_acts + B * A;
     const int as_is = !A && !cell->tail && !q->has_noise && !batch->reset;
+    /* The next step reads what this one writes. Where a few lanes of each thread lie in turns, processors fetch lines ahead that
+       another thread is about to write or to read: so outputs are made apart, and copied backwards, ahead of which nobody writes. */
+    REAL *const own = as_is && s->y_row == work->start && s->y_lane < s->y_step ? work->own : NULL;
     ptrdiff_t made = 0, made_to = 0, n = 0; /* rows and steps whose input products are ready, in processing order */
     int stop = 0, passes = 0;
 
@@ -289,7 +293,8 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         }
         const int ahead = done < made_to, ready = ahead || fl_gathers(q);
         if (!ahead) fl_place_inputs(cell, s, work, t, n, work->x);
-        if (as_is) fl_place_rows(cell, s, work, c, t, n);
+        REAL *const newest = own ? own + (done & 1) * B * P : NULL;
+        if (as_is) fl_place_rows(cell, s, work, c, newest, t, n);
         for (ptrdiff_t b = 0; b < n && !as_is; b++) {
             REAL *act = fl_taped_act(s, q, time, lane[b]);
             work->y[b] = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
@@ -326,6 +331,11 @@ static int fl_recurrent_span(const fl_cell *cell, const fl_span *s, fl_work *wor
         }
         made += n;
         if (as_is) memcpy(work->h, work->y, (size_t)n * sizeof *work->y);
+        for (ptrdiff_t b = newest ? n : 0; b-- > 0;) {
+            REAL *to = s->y + t * s->y_step + s->y_row[b] * s->y_lane;
+            for (ptrdiff_t k = fl_padded(P, VW); (k -= VW) >= 0;)
+                fl_store_units(to + k, fl_load_units(newest + b * P + k, 1, P - k), 1, P - k);
+        }
         for (ptrdiff_t b = 0; b < n && !as_is; b++) {
             if (l->zoneout_h > 0) fl_zone(work->y[b], work->h[b], fl_zone_mask(cell, s, FL_ZONE_H, time, lane[b]), l->zoneout_h, P);
             if (l->zoneout_c > 0) fl_zone(c + lane[b] * H, work->zone + b * H, fl_zone_mask(cell, s, FL_ZONE_C, time, lane[b]), l->zoneout_c, H);
@@ -355,6 +365,7 @@ typedef struct fl_runner {
     fl_cell *cells;
     fl_work work;
     REAL *between[2]; /* outputs of a span on their way to the next layer */
+    REAL *own;        /* as in fl_work */
 } fl_runner;
 
 typedef char fl_runner_fits[sizeof(fl_runner) <= FL_RUNNER_BYTES && sizeof(fl_cell) <= FL_CELL_BYTES &&
@@ -395,6 +406,7 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
                  .compact = {(REAL *)(base + plan.block), (int8_t *)(base + plan.bytes), plan.bytes_stride, (REAL *)(base + plan.scales),
                              (int32_t *)(base + plan.starts), fl_vnni()}},
         .between = {(REAL *)(base + plan.between[0]), (REAL *)(base + plan.between[1])},
+        .own = (REAL *)(base + plan.own),
     };
     fl_zero(r->work.zeros, plan.widest);
     for (ptrdiff_t b = 0; b < lanes; b++)
@@ -461,6 +473,7 @@ static fastlstm_status fl_run(void *scratch, const fastlstm_batch *batch, const 
         return FASTLSTM_OK;
     }
     work->barrier = units ? units->barrier : NULL;
+    work->own = share && !units && share->parts > 1 && B <= FL_OWN_LANES ? runner->own : NULL;
     work->patience = (fl_patience){poll, context, 0, fl_fpu_enter()};
     fl_deal_lanes(batch, share, work);
     for (ptrdiff_t i = 0; units && i < n; i++) {

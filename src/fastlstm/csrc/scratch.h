@@ -34,13 +34,16 @@ typedef struct fl_runner_head {
 /* The tape of one recurrent layer and direction: what a step saves, (T, B, acts). Directions follow each other. */
 static inline ptrdiff_t fl_tape_size(const fl_geometry *q, ptrdiff_t steps, ptrdiff_t lanes) { return steps * lanes * q->acts; }
 
+/* Lanes whose newest outputs a thread keeps apart from those of others (forward.h). */
+enum { FL_OWN_LANES = 8 };
+
 typedef struct fl_forward_plan {
     ptrdiff_t steps;   /* steps of a span */
     ptrdiff_t widest;  /* of all h */
     int reverse;       /* a layer reads backwards: a span is the whole batch */
     ptrdiff_t ahead;   /* rows of input products that can be made ahead */
     ptrdiff_t room;    /* rows that there is room for net inputs of all groups of */
-    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, h_read, zone, lane, place, start, from, rows, x, h, a, y, zeros, gate_acts, net, between[2], size;
+    ptrdiff_t runner, cells, tails, tail, tail_x, tail_net, h_read, zone, lane, place, start, from, rows, x, h, a, y, own, zeros, gate_acts, net, between[2], size;
     ptrdiff_t block, bytes, scales, starts, bytes_stride; /* of compact weights: fl_compact */
 } fl_forward_plan;
 
@@ -96,6 +99,7 @@ static inline fl_forward_plan fl_plan_forward(const fastlstm_layer *layers, ptrd
     p.h_read = fl_take(&p.size, lanes * pointer);
     p.zone = fl_take(&p.size, lanes * zone * real);
     p.y = fl_take(&p.size, lanes * pointer);
+    p.own = fl_take(&p.size, lanes <= FL_OWN_LANES ? 2 * lanes * p.widest * real : 0);
     p.zeros = fl_take(&p.size, p.widest * real);
     p.gate_acts = fl_take(&p.size, 2 * lanes * acts * real);
     const ptrdiff_t nets = p.room * widest > lanes * net ? p.room * widest : lanes * net, two = 2 * FL_TILE * vw; /* a row alone */
