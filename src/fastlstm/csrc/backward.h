@@ -562,16 +562,18 @@ static void fl_sum_all_rows(REAL *sum, const REAL *d, ptrdiff_t stride, ptrdiff_
         fl_sum_rows(sum + n * VW, d + n * VW, stride, count, 1);
 }
 
-/* dp_i[v] = sum d_i c_v(t-1), f likewise, dp_o[v] = sum d_o c_v(t). */
-static void fl_back_peepholes(const fl_cell *cell, ptrdiff_t group, const REAL *acts, REAL *to) {
-    const fl_geometry *q = &cell->q;
-    const REAL *d = acts + fl_act_net(q, group, VW), *kept = acts + fl_act_cell(q, group, VW);
+/* dp_i[v] = sum d_i c_v(t-1), f likewise, dp_o[v] = sum d_o c_v(t), over n rows, whose errors d lie so far apart. */
+static void fl_back_peepholes(const fl_geometry *q, ptrdiff_t group, const REAL *const *acts, const REAL *d, ptrdiff_t apart, ptrdiff_t n, REAL *to) {
     const int present[3] = {q->i, q->f, q->o};
     for (int gate = 0; gate < 3; gate++) {
         if (!present[gate]) continue;
         for (ptrdiff_t v = 0; v < q->S; v++) {
+            const ptrdiff_t kept = fl_act_cell(q, group, VW) + ((gate == 2 ? 2 : 1) * q->S + v) * VW;
             REAL *p = to + (gate * q->S + v) * VW;
-            v_store(p, v_fma(v_load(d), v_load(kept + ((gate == 2 ? 2 : 1) * q->S + v) * VW), v_load(p)));
+            V sum = v_load(p);
+            for (ptrdiff_t r = 0; r < n; r++)
+                sum = v_fma(v_load(d + r * apart), v_load(acts[r] + kept), sum);
+            v_store(p, sum);
         }
         d += VW;
     }
@@ -659,6 +661,9 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
             for (ptrdiff_t r = 0; r < n; r++)
                 for (ptrdiff_t m = 0; m < q->N; m++)
                     v_store(d + r * apart + m * VW, v_load(from[r] + fl_act_net(q, group, VW) + m * q->by_vector * VW));
+            for (ptrdiff_t r = 0; P && r < n; r++) /* for the peepholes, after the products */
+                for (ptrdiff_t v = q->S; v < 3 * q->S; v++)
+                    v_prefetch(from[r] + fl_act_cell(q, group, VW) + v * VW);
             if (q->biases) fl_sum_all_rows(sum, d, apart, n, q->N);
             for (ptrdiff_t k = 0; k < q->biases; k++) {
                 const fl_feed *f = feed + (k && q->bias_shift);
@@ -674,8 +679,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
                     for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
                         fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
                                          lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, add, NULL, &wanted);
-            for (ptrdiff_t r = 0; P && r < n; r++)
-                fl_back_peepholes(cell, group, fl_back_errors(b, q, b->rows[at + r]), peep + group * P);
+            if (P) fl_back_peepholes(q, group, from, d, apart, n, peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);
         }
     }

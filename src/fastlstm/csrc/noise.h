@@ -24,11 +24,19 @@ static void fl_draw(const fl_cell *cell, uint64_t seed, int what, ptrdiff_t row,
     /* Both directions of a layer read the same inputs. */
     const uint64_t stream = (uint64_t)cell->l->stream * FL_DRAWS * 2 + (uint64_t)what * 2 + (what == FL_DROP_X ? 0 : (uint64_t)cell->l->reverse);
     const uint64_t key = fl_mix(seed + fl_mix(stream + 1)), golden = 0x9e3779b97f4a7c15u;
-    const uint64_t limit = (uint64_t)(rate * 65536 + 0.5), first = (uint64_t)row * (uint64_t)((n + 3) / 4);
-    for (ptrdiff_t k = 0; k < n; k += 4) {
-        const uint64_t z = fl_mix(key + (first + (uint64_t)k / 4) * golden);
-        for (ptrdiff_t j = 0; j < 4 && k + j < n; j++)
-            out[k + j] = (z >> (16 * j) & 0xffff) < limit ? hit : miss;
+    const uint64_t first = (uint64_t)row * (uint64_t)((n + 3) / 4);
+    const int32_t limit = (int32_t)(rate * 65536 + 0.5);
+    enum { MANY = 64 }; /* numbers of 16 bits, four of a hash; then compared in vectors */
+    for (ptrdiff_t k = 0; k < n; k += MANY) {
+        uint16_t drawn[MANY];
+        const ptrdiff_t more = n - k < MANY ? n - k : MANY;
+        for (ptrdiff_t j = 0; j < more; j += 4) {
+            const uint64_t z = fl_mix(key + (first + (uint64_t)(k + j) / 4) * golden);
+            for (int i = 0; i < 4; i++)
+                drawn[j + i] = (uint16_t)(z >> (16 * i));
+        }
+        for (ptrdiff_t j = 0; j < more; j++)
+            out[k + j] = drawn[j] < limit ? hit : miss;
     }
 }
 
