@@ -148,6 +148,11 @@ static void fl_half_rows(const fl_job *job, ptrdiff_t group, ptrdiff_t P, ptrdif
 enum { FL_BYTES, FL_UNSIGNED, FL_SHORTS, FL_FUSED };
 FL_INLINE int fl_shorts(int dots) { return dots >= FL_SHORTS; }
 
+FL_INLINE int fl_dots(const fl_cell *cell, const fl_compact *scratch) {
+    const int vnni = V_VNNI && scratch->vnni;
+    return cell->l->weights == FASTLSTM_INT16 ? vnni ? FL_FUSED : FL_SHORTS : vnni ? FL_UNSIGNED : FL_BYTES;
+}
+
 /* Words of 16-bit numbers whose products int32 can add up: 32 * 8191^2 < 2^31. */
 enum { FL_SHORT_BLOCK = 16 };
 
@@ -412,8 +417,8 @@ FL_INLINE void fl_integer_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P
 }
 
 FL_NOINLINE void fl_byte_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_BYTES); }
-FL_NOINLINE void fl_unsigned_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_UNSIGNED); }
 FL_NOINLINE void fl_short_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_SHORTS); }
+FL_NOINLINE void fl_unsigned_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_UNSIGNED); }
 FL_NOINLINE void fl_fused_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) { fl_integer_panels(job, group, P, FL_FUSED); }
 
 FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
@@ -436,17 +441,18 @@ FL_NOINLINE void fl_half_panels(const fl_job *job, ptrdiff_t group, ptrdiff_t P)
 }
 
 FL_NOINLINE void fl_byte_plain(fl_job *job) { fl_integer_plain(job, FL_BYTES); }
-FL_NOINLINE void fl_unsigned_plain(fl_job *job) { fl_integer_plain(job, FL_UNSIGNED); }
 FL_NOINLINE void fl_short_plain(fl_job *job) { fl_integer_plain(job, FL_SHORTS); }
+FL_NOINLINE void fl_unsigned_plain(fl_job *job) { fl_integer_plain(job, FL_UNSIGNED); }
 FL_NOINLINE void fl_fused_plain(fl_job *job) { fl_integer_plain(job, FL_FUSED); }
 
 static void fl_job_kinds(const fl_job *job, ptrdiff_t group, ptrdiff_t P) {
-    const int bytes = job->cell->l->weights == FASTLSTM_INT8, vnni = V_VNNI && job->scratch->vnni;
     if (job->cell->l->weights == FASTLSTM_FLOAT16) fl_half_panels(job, group, P);
-    else if (bytes && vnni) fl_unsigned_panels(job, group, P);
-    else if (bytes) fl_byte_panels(job, group, P);
-    else if (vnni) fl_fused_panels(job, group, P);
-    else fl_short_panels(job, group, P);
+    else switch (fl_dots(job->cell, job->scratch)) {
+        case FL_BYTES: fl_byte_panels(job, group, P); return;
+        case FL_SHORTS: fl_short_panels(job, group, P); return;
+        case FL_UNSIGNED: fl_unsigned_panels(job, group, P); return;
+        case FL_FUSED: fl_fused_panels(job, group, P); return;
+        }
 }
 
 /* All kinds at once; but those of a GRU's many rows, which feed different net inputs, one after the other. */
@@ -489,7 +495,7 @@ FL_INLINE void fl_job_begin(fl_job *job, const fl_cell *cell, const fl_compact *
     job->net_row = cell->q.N * VW;
     job->step = NULL;
     if (cell->l->weights == FASTLSTM_INT16) fl_quantise_rows(job, FL_SHORTS);
-    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(job, scratch->vnni ? FL_UNSIGNED : FL_BYTES);
+    if (cell->l->weights == FASTLSTM_INT8) fl_quantise_rows(job, fl_dots(cell, scratch));
 }
 
 /* fl_cell_rows, fl_input_rows and fl_linear_rows for compact weights. */
@@ -500,12 +506,12 @@ static void fl_compact_cell_rows(const fl_cell *cell, const fl_rows *rows, const
     job.net = rows->net;
     job.step = rows->n == 1 && job.G <= FL_TILE && !fl_gathers(&cell->q) ? rows : NULL;
     if (job.step && cell->plain && cell->l->weights != FASTLSTM_FLOAT16) {
-        const int bytes = cell->l->weights == FASTLSTM_INT8, vnni = V_VNNI && scratch->vnni;
-        if (bytes && vnni) fl_unsigned_plain(&job);
-        else if (bytes) fl_byte_plain(&job);
-        else if (vnni) fl_fused_plain(&job);
-        else fl_short_plain(&job);
-        return;
+        switch (fl_dots(cell, scratch)) {
+        case FL_BYTES: fl_byte_plain(&job); return;
+        case FL_SHORTS: fl_short_plain(&job); return;
+        case FL_UNSIGNED: fl_unsigned_plain(&job); return;
+        case FL_FUSED: fl_fused_plain(&job); return;
+        }
     }
     const ptrdiff_t most = fl_compact_most(cell, rows->n), turns = fl_pass_turns(cell, most);
     for (ptrdiff_t turn = 0; turn < turns; turn++) {
