@@ -168,7 +168,7 @@ def own_call(problem):
             layer.zero_grad()
             layer._parameters.changed()  # as after an optimizer's step: weights are packed anew
             _, _, backward = layer.forward(problem.x)
-            backward(problem.dy, need_dx=False)
+            backward(problem.dy, need_dx=False, need_dstate=False)
             return layer.gradients
 
         return call
@@ -180,7 +180,7 @@ def own_call(problem):
         net.zero_grad()
         y, _, backward = net.forward(problem.x)
         _, dy = loss(y, problem.targets)
-        backward(dy, need_dx=False)
+        backward(dy, need_dx=False, need_dstate=False)
         optimizer.step()
         return layer.gradients
 

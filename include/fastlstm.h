@@ -178,12 +178,12 @@ fastlstm_status fastlstm_training_forward(const fastlstm_engine *engine, const f
                                           const fastlstm_batch *batch, void *tape, void *scratch, int threads, fastlstm_poll poll,
                                           void *context);
 /* The full gradient, once for each tape, which it consumes. batch, its x and packed must be as they were; `state` is the one
-   before the first step. dy is laid out as y, dx (or NULL) as x. dstate: inout, the error of the state after the last step, then
-   of the one before the first. gradient: out, as the parameters lie; with `add`, it is added to what is there. The bits are
+   before the first step. dy is laid out as y, dx (or NULL) as x. dstate: inout, the error of the state after the last step, then,
+   with `need_dstate`, of the one before the first. gradient: out, as the parameters lie; with `add`, it is added to what is there. The bits are
    those of one thread. Spans of steps of a sequence, the last one first, have the gradient of one call, and its bits if each
    span but the first has a multiple of 64 valid steps of all lanes together. */
 fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                                  const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
+                                  const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate, int need_dstate,
                                   void *gradient, int add, void *scratch, int threads, fastlstm_poll poll, void *context);
 
 /* ---- Learning online: the truncated gradient of 1997 (csrc/traces.h defines it) --------------------- */

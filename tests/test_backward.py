@@ -402,6 +402,36 @@ def test_recomputing_ragged_sequences(recompute):
     assert [len(a) for a in dx] == LENGTHS
 
 
+@pytest.mark.parametrize(
+    "cell", [fl.LSTM, fl.GRU, fl.RNN, lambda *sizes, **more: fl.LSTM(*sizes, proj_size=2, zoneout=0.2, **more)]
+)
+@pytest.mark.parametrize("more", [{}, {"lengths": np.array(LENGTHS)}, {"reset": resets()}, {"recompute": 2}])
+@pytest.mark.parametrize("lanes", [1, B])
+def test_no_need_of_dstate(cell, more, lanes):
+    if lanes == 1:
+        more = {name: a[..., :1] if np.ndim(a) else a for name, a in more.items()}
+    x, found = numbers((T, lanes, 3)), []
+    for need in (True, False):
+        net = fl.Sequential(
+            cell(3, 5, dtype="float64", seed=0),
+            cell(5 if cell in (fl.LSTM, fl.GRU, fl.RNN) else 2, 4, dtype="float64", seed=1),
+        )
+        y, state, backward = net.forward(x, **more)
+        dx, dstate = backward(np.sin(y), state, need_dstate=need)
+        assert (dstate is None) != need
+        found.append((y, dx, net.grad))
+    assert_same_bits(*found)
+
+
+def test_no_need_of_dstate_of_a_list():
+    layer, x = fl.LSTM(2, 3, seed=0), [np.ones((n, 2), np.float32) for n in LENGTHS]
+    y, _, backward = layer.forward(x)
+    with pytest.raises(TypeError, match="need_dstate must be True or False"):
+        backward(y, need_dstate=None)
+    dx, dstate = backward(y, need_dstate=False)
+    assert dstate is None and len(dx) == len(x)
+
+
 def test_bad_recompute():
     layer, x = fl.LSTM(2, 3, seed=0), np.ones((T, B, 2), np.float32)
     for bad, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), ("4", TypeError)):

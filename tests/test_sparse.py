@@ -135,3 +135,55 @@ def test_a_chunk_of_a_learner(lanes, gradient, optimizer):
         for name, a in states[0].items():
             b = states[1][name]
             assert same(a, b[:, :inputs] if "weight_ih" in name else b), name
+
+
+AT_REST = [
+    (fl.LSTM, {}),
+    (fl.LSTM, {"peepholes": True, "bias": False}),
+    (fl.LSTM, {"gate_recurrence": True}),
+    (fl.LSTM, {"block_size": 2}),
+    (fl.LSTM, {"proj_size": 34}),
+    (fl.LSTM, {"bidirectional": True, "num_layers": 2}),
+    (fl.LSTM, {"recurrent_dropout": 0.3}),
+    (fl.GRU, {}),
+    (fl.GRU, {"reset_after": False}),
+    (fl.RNN, {}),
+]
+
+
+@pytest.mark.parametrize(("cell", "options"), AT_REST, ids=[f"{c.__name__}-{o}" for c, o in AT_REST])
+@pytest.mark.parametrize(("hidden", "lanes"), [(36, 1), (36, 3), (130, 40)])
+def test_sequences_begin_at_rest(cell, options, hidden, lanes, dtype, isa):
+    rng, steps = np.random.default_rng(5), 5
+    layer, net = (cell(7, hidden, dtype=dtype, seed=1, **options) for _ in range(2))
+    x, reset = rng.standard_normal((steps, lanes, 7)).astype(dtype), rng.random((steps, lanes)) < 0.2
+    lengths = rng.integers(1, steps + 1, lanes)
+    tiny = 1e-20 if dtype == np.float32 else 1e-100  # times weights, it is less than any bit of a sum
+    for more in ({}, {"lengths": lengths}, {"reset": reset}):
+        state = layer(x)[1]
+        h = np.full_like(state[0] if isinstance(state, tuple) else state, tiny)
+        moved = (h, *(np.zeros_like(a) for a in state[1:])) if isinstance(state, tuple) else h
+        assert same(layer(x, **more)[0], layer(x, moved, **more)[0])
+        layer.zero_grad(), net.zero_grad()
+        for _ in range(2):  # the second gradient is added to the first
+            y, _, backward = layer.forward(x, **more)
+            dy = np.cos(y)
+            dx, _ = backward(dy)
+            y_moved, _, backward = net.forward(x, moved, **more)
+            dx_moved, _ = backward(dy)
+            assert same(y, y_moved) and same(dx, dx_moved)
+        for name, a in net.gradients().items():
+            assert same(layer.gradients()[name], a), name
+
+
+def test_a_first_step_alone_has_no_gradient_of_recurrent_weights():
+    layer, x = fl.LSTM(3, 40, seed=0), np.ones((1, 70, 3), np.float32)
+    for _ in range(2):
+        y, _, backward = layer.forward(x)
+        backward(y)
+        assert not layer.gradients()["weight_hh_l0"].any()
+        assert layer.gradients()["weight_ih_l0"].any()
+    moved = tuple(a + np.float32(0.5) for a in layer(x)[1])
+    y, _, backward = layer.forward(x, moved)
+    backward(y)
+    assert layer.gradients()["weight_hh_l0"].all()

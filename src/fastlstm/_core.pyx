@@ -244,38 +244,38 @@ cdef class Parameters:
         else:
             self.grad()[:] = 0
 
-    def add_grad(self, tape, dy, dx, dstate, bint polled):
+    def add_grad(self, tape, dy, dx, dstate, bint need_dstate, bint polled):
         """Add a tape's gradient; if it is interrupted, nothing."""
         cdef Parameters root = self.root()
         if root.adding.acquire(False):
             try:
-                self.add_at_once(tape, dy, dx, dstate, polled)
+                self.add_at_once(tape, dy, dx, dstate, need_dstate, polled)
             finally:
                 root.adding.release()
             return
         if root.pid != os.getpid():  # a thread that this process never had
             root.adding, root.pid = RLock(), os.getpid()
-        gradient = tape.backward(dy, dx, dstate, None, False, polled)  # beside that of another thread
+        gradient = tape.backward(dy, dx, dstate, need_dstate, None, False, polled)  # beside that of another thread
         with root.adding:
             grad = self.grad()
             grad += gradient
 
-    cdef int add_at_once(self, tape, dy, dx, dstate, bint polled) except -1:
+    cdef int add_at_once(self, tape, dy, dx, dstate, bint need_dstate, bint polled) except -1:
         cdef Parameters root = self.root()
         if root is self and (root.blank or root._grad is None):
             if root._grad is None:
                 self.grad()
             root.blank = False
             try:
-                tape.backward(dy, dx, dstate, root._grad, False, polled)
+                tape.backward(dy, dx, dstate, need_dstate, root._grad, False, polled)
             except BaseException:
                 root.blank = True
                 raise
         elif polled:
             grad = self.grad()
-            grad += tape.backward(dy, dx, dstate, None, False, polled)
+            grad += tape.backward(dy, dx, dstate, need_dstate, None, False, polled)
         else:
-            tape.backward(dy, dx, dstate, self.grad(), True, polled)
+            tape.backward(dy, dx, dstate, need_dstate, self.grad(), True, polled)
         return 0
 
 

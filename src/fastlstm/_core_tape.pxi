@@ -6,7 +6,7 @@ cdef extern from "fastlstm.h" nogil:
     fastlstm_status fastlstm_training_forward(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *,
                                               const fastlstm_batch *, void *, void *, int, fastlstm_poll, void *)
     fastlstm_status fastlstm_backward(const fastlstm_engine *, const fastlstm_layer *, Py_ssize_t, const void *, const fastlstm_batch *,
-                                      const void *, void *, const void *, void *, void *, void *, int, void *, int, fastlstm_poll, void *)
+                                      const void *, void *, const void *, void *, void *, int, void *, int, void *, int, fastlstm_poll, void *)
 
 
 cdef class Tape:
@@ -79,9 +79,9 @@ cdef class Tape:
             raise raised[0]
         check(status)
 
-    def backward(self, dy, dx, dstate, gradient, bint add, bint polled=True):
+    def backward(self, dy, dx, dstate, bint need_dstate, gradient, bint add, bint polled=True):
         """The gradient, in a flat array like the parameters: in `gradient`, or added to it, or (None) in a new one. Fills dx (or
-        None) and replaces `dstate` by its initial value."""
+        None); with `need_dstate`, replaces `dstate` by that of the initial state."""
         cdef fastlstm_status status
         cdef list raised = []
         cdef void *holder = <void *>raised
@@ -101,8 +101,8 @@ cdef class Tape:
         cdef void *inputs = self.rows(dx, n.input_size, &self.batch.x_step, &self.batch.x_lane)
         cdef void *state = data(dstate)
         with nogil:
-            status = fastlstm_backward(n.engine, n.layers, n.n_layers, weights, &self.batch, before, tape, error, inputs, state, out, add, work,
-                                       self.threads, <fastlstm_poll>poll if polled else NULL, holder)
+            status = fastlstm_backward(n.engine, n.layers, n.n_layers, weights, &self.batch, before, tape, error, inputs, state, need_dstate,
+                                       out, add, work, self.threads, <fastlstm_poll>poll if polled else NULL, holder)
         if status == FASTLSTM_INTERRUPTED:
             raise raised[0]
         check(status)

@@ -307,7 +307,7 @@ class _Run:
             raise FloatingPointError(f"the loss is {value} {where}")
         if dy is not None:
             self.net.zero_grad()
-            backward(dy, need_dx=False)
+            backward(dy, need_dx=False, need_dstate=False)
             gradient = self.net.grad
             with np.errstate(all="ignore"):
                 finite = np.isfinite(gradient.sum()) or np.isfinite(gradient).all()

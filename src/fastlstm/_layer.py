@@ -70,7 +70,7 @@ class _Spans:
             self.tape = self._open(begin, end)
             self.tape.forward(y, state)
 
-    def backward(self, dy, dx, dstate, gradient, add, polled=True):
+    def backward(self, dy, dx, dstate, need_dstate, gradient, add, polled=True):
         if dx is not None:
             self._clear(dx)
         for begin, end in self.spans:
@@ -82,7 +82,7 @@ class _Spans:
                 tape.forward(np.empty(shape, dy.dtype), self.states[begin].copy(), polled)
             elif tape is None:
                 raise RuntimeError("backward was called before: a forward call has one gradient")
-            gradient = tape.backward(dy, dx, dstate, gradient, add, polled)
+            gradient = tape.backward(dy, dx, dstate, need_dstate or begin > 0, gradient, add, polled)
             tape, add = None, True
         return gradient
 
@@ -366,12 +366,13 @@ class Layer:
             As from a call: the same bits, unless a layer has dropout or zoneout. These are drawn anew in each call of
             this function, from the layer's `seed` on; a call of the layer itself has none.
         backward : callable
-            ``dx, dstate = backward(dy, dstate=None, need_dx=True)`` adds the gradient of the parameters to `grad`: the
-            full gradient, by backpropagation through time (Werbos 1990). dy is the gradient with respect to y (not read
-            beyond the lengths), dstate that with respect to the returned state; dx and the returned dstate are those
-            of x and of the initial state. Where x is a list, so are y, dy and dx. With ``need_dx=False`` dx is None,
-            and its product is not made. It can be called once; until then about 7 H numbers are kept for each step,
-            lane and layer. The layer keeps this memory for its next call.
+            ``dx, dstate = backward(dy, dstate=None, need_dx=True, need_dstate=True)`` adds the gradient of the
+            parameters to `grad`: the full gradient, by backpropagation through time (Werbos 1990). dy is the gradient
+            with respect to y (not read beyond the lengths), dstate that with respect to the returned state; dx and
+            the returned dstate are those of x and of the initial state. Where x is a list, so are y, dy and dx. With
+            ``need_dx=False`` dx is None, with ``need_dstate=False`` dstate is, and the products for it are not made.
+            It can be called once; until then about 7 H numbers are kept for each step, lane and layer. The layer
+            keeps this memory for its next call.
 
         Examples
         --------
@@ -394,15 +395,16 @@ class Layer:
         )
         tape.forward(y, flat)
 
-        def backward(dy, dstate=None, need_dx=True):
+        def backward(dy, dstate=None, need_dx=True, need_dstate=True):
             if single or not _core.alike(dy, y):
                 dy = as_input(dy, "dy", y.dtype, (y.shape[0], y.shape[2]) if single else y.shape).reshape(y.shape)
             d_flat = network.new_state(lanes)
             if dstate is not None:
                 self._fill_state(d_flat, lanes, dstate)
             dx = np.empty_like(x) if as_flag(need_dx, "need_dx") else None
-            self._parameters.add_grad(tape, dy, dx, d_flat, steps * lanes * network.n_packed >= BRIEF)
-            return (dx[:, 0] if single and need_dx else dx), self._state_of(d_flat, lanes)
+            need_dstate = as_flag(need_dstate, "need_dstate")
+            self._parameters.add_grad(tape, dy, dx, d_flat, need_dstate, steps * lanes * network.n_packed >= BRIEF)
+            return (dx[:, 0] if single and need_dx else dx), self._state_of(d_flat, lanes) if need_dstate else None
 
         return (y[:, 0] if single else y), self._state_of(flat, lanes), backward
 
@@ -434,12 +436,12 @@ class Layer:
 
         y, state, backward = self.forward(padded(arrays), state, lengths, reset, recompute=recompute)
 
-        def backward_ragged(dy, dstate=None, need_dx=True):
+        def backward_ragged(dy, dstate=None, need_dx=True, need_dstate=True):
             if not isinstance(dy, (list, tuple)) or len(dy) != len(lengths):
                 raise TypeError(f"dy must be a list of {len(lengths)} arrays, as y is")
             shape = self._network.output_size
             errors = [as_input(d, f"dy[{b}]", self.dtype, (int(lengths[b]), shape)) for b, d in enumerate(dy)]
-            dx, dstate = backward(padded(errors), dstate, need_dx)
+            dx, dstate = backward(padded(errors), dstate, need_dx, need_dstate)
             return (split(dx) if need_dx else None), dstate
 
         return split(y), state, backward_ragged

@@ -48,7 +48,7 @@ static errors differentiate(const tape_case *c, int threads) {
                                 NULL, NULL)) == FASTLSTM_OK);
     CHECK(any_noise(m) || (memcmp(y, plain, (size_t)(n_y * bits / 8)) == 0 && memcmp(state, plain_state, (size_t)(n_state * bits / 8)) == 0));
     memset(scratch, 0xff, (size_t)(fastlstm_training_scratch_size(c->e, m->l, m->n, k->T, k->B, threads) * bits / 8));
-    CHECK(CALL(fastlstm_backward(c->e, m->l, m->n, c->packed, &batch, c->state, tape, c->dy, r.dx, r.dstate, r.gradient, 0, scratch, threads, NULL,
+    CHECK(CALL(fastlstm_backward(c->e, m->l, m->n, c->packed, &batch, c->state, tape, c->dy, r.dx, r.dstate, 1, r.gradient, 0, scratch, threads, NULL,
                                  NULL)) == FASTLSTM_OK);
     r.hash = fnv(fnv(fnv(FNV_BEGIN, r.gradient, (size_t)(m->params * bits / 8)), r.dx, (size_t)(n_x * bits / 8)), r.dstate, (size_t)(n_state * bits / 8));
     memory_release(mark);

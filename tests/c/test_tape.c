@@ -37,7 +37,7 @@ static fastlstm_status forward(const task *k, const fastlstm_engine *e, lesson *
 }
 
 static fastlstm_status backward(const task *k, const fastlstm_engine *e, lesson *o, int threads, fastlstm_poll poll, void *context) {
-    return fastlstm_backward(e, k->m.l, k->m.n, o->packed, &o->batch, o->before, o->tape, o->dy, o->dx, o->dstate, o->gradient, 0, o->scratch,
+    return fastlstm_backward(e, k->m.l, k->m.n, o->packed, &o->batch, o->before, o->tape, o->dy, o->dx, o->dstate, 1, o->gradient, 0, o->scratch,
                              threads, poll, context);
 }
 
@@ -161,7 +161,7 @@ static void refusals(int bits) {
 #define BOTH(status, layers, n, batch, threads)                                                                                        \
     do {                                                                                                                               \
         REFUSED(status, fastlstm_training_forward(e, layers, n, o.packed, batch, o.tape, o.scratch, threads, NULL, NULL));             \
-        REFUSED(status, fastlstm_backward(e, layers, n, o.packed, batch, o.before, o.tape, o.dy, o.dx, o.dstate, o.gradient, 0, o.scratch, \
+        REFUSED(status, fastlstm_backward(e, layers, n, o.packed, batch, o.before, o.tape, o.dy, o.dx, o.dstate, 1, o.gradient, 0, o.scratch, \
                                           threads, NULL, NULL));                                                                       \
     } while (0)
     for (int bad = 0; bad < 10; bad++) {
@@ -169,7 +169,7 @@ static void refusals(int bits) {
             REFUSED(wrong, fastlstm_training_forward(OR(0, e), OR(1, k.m.l), k.m.n, OR(2, o.packed), bad == 3 ? NULL : &o.batch, OR(4, o.tape),
                                                     OR(5, o.scratch), 1, NULL, NULL));
         REFUSED(wrong, fastlstm_backward(OR(0, e), OR(1, k.m.l), k.m.n, OR(2, o.packed), bad == 3 ? NULL : &o.batch, OR(4, o.before),
-                                        OR(5, o.tape), OR(6, o.dy), o.dx, OR(7, o.dstate), OR(8, o.gradient), 0, OR(9, o.scratch), 1, NULL, NULL));
+                                        OR(5, o.tape), OR(6, o.dy), o.dx, OR(7, o.dstate), 1, OR(8, o.gradient), 0, OR(9, o.scratch), 1, NULL, NULL));
     }
     static const int bad_threads[] = {0, -1, (1 << 16) + 1, INT32_MAX, INT32_MIN};
     for (ptrdiff_t j = 0; j < COUNT(bad_threads); j++) {

@@ -634,7 +634,7 @@ static void run_back(void *context, int part, int parts) {
 }
 
 fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_layer *layers, ptrdiff_t n_layers, const void *packed,
-                                  const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate,
+                                  const fastlstm_batch *batch, const void *state, void *tape, const void *dy, void *dx, void *dstate, int need_dstate,
                                   void *gradient, int add, void *scratch, int threads, fastlstm_poll poll, void *context) {
     const void *const pointers[] = {packed, state, tape, dy, dstate, gradient, scratch};
     fl_training_room room;
@@ -679,7 +679,7 @@ fastlstm_status fastlstm_backward(const fastlstm_engine *engine, const fastlstm_
                 .l = layers + i + j, .packed = (char *)packed + weights * real, .batch = batch,
                 .x = x, .y = y + column * real, .dy = layer_dy + column * real, .dx = layer_dx,
                 .x_step = x_step, .x_lane = x_lane, .y_step = B * wide, .y_lane = wide, .dy_step = dy_step, .dy_lane = dy_lane,
-                .dx_step = dx_step, .dx_lane = dx_lane, .add_dx = j > 0, .state = state, .dstate = dstate, .tape = at,
+                .dx_step = dx_step, .dx_lane = dx_lane, .add_dx = j > 0, .state = state, .dstate = dstate, .need_dh = need_dstate, .tape = at,
                 .gradient = gradient, .add_gradient = add, .rows = rows, .n_rows = n_rows, .order = batch->lengths ? order : NULL,
                 .filled = i || inputs < FL_SPARSE_INPUTS ? NULL : (char *)scratch + room.filled,
                 .scratch = scratch, .plan = fl_plan_back(layers + i + j, B, engine->vw, real)};

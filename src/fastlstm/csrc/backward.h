@@ -77,9 +77,9 @@ FL_INLINE void fl_lstm_back(const fl_cell *cell, ptrdiff_t group, REAL *acts, co
     }
 }
 
-FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next, REAL *dc) {
+FL_NOINLINE void fl_lstm_back_groups(const fl_cell *cell, REAL *acts, const REAL *dh, const REAL *dh_next, const REAL *da_next, REAL *dc, REAL *gathered) {
     for (ptrdiff_t group = 0; group < cell->q.groups; group++) {
-        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, NULL, 1, 1);
+        if (cell->plain) fl_lstm_back(cell, group, acts, dh, dh_next, NULL, dc, gathered, 1, 1);
         else if (cell->usual) fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, NULL, 1, 0);
         else fl_lstm_back(cell, group, acts, dh, dh_next, da_next, dc, NULL, 0, 0);
     }
@@ -282,7 +282,7 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
             for (ptrdiff_t u = 0; u < P; u += VW)
                 v_store(acts + fl_act_projected(q, VW) + u, v_add(fl_load_units(dy + u, 1, P - u), fl_load_units(dh[k] + u, 1, P - u)));
         else if (kind == FASTLSTM_LSTM)
-            fl_lstm_back_groups(cell, acts, dy, dh[k], q->A ? dh[k] + P : NULL, dc + k * H);
+            fl_lstm_back_groups(cell, acts, dy, dh[k], q->A ? dh[k] + P : NULL, dc + k * H, d[k]);
         else
             for (ptrdiff_t group = 0; group < q->groups; group++) {
                 if (kind == FASTLSTM_RNN) fl_rnn_back(cell, group, acts, dy, dh[k]);
@@ -294,11 +294,11 @@ static void fl_back_step(const fl_back *b, const fl_back_view *v, ptrdiff_t t, c
     if (q->has_tail) fl_transposed_rows(&v->by_tail, (const REAL *const *)d, to, n, net, 0, NULL);
     for (ptrdiff_t k = 0; k < n; k++) {
         REAL *acts = fl_back_errors(b, q, t * b->batch->lanes + lane[k]);
-        if (projected) fl_lstm_back_groups(cell, acts, to[k], zeros, q->A ? dh[k] + P : NULL, dc + k * H);
+        if (projected) fl_lstm_back_groups(cell, acts, to[k], zeros, q->A ? dh[k] + P : NULL, dc + k * H, NULL);
         else if (q->has_tail)
             for (ptrdiff_t group = 0; group < q->groups; group++)
                 fl_gru_back_reset(cell, group, acts, fl_back_source(b, q, t, lane[k], FL_H), to[k]);
-        fl_gather_errors(q, &v->from_h, acts, d[k]);
+        if (!cell->plain || projected) fl_gather_errors(q, &v->from_h, acts, d[k]);
     }
 }
 
@@ -320,7 +320,8 @@ static int fl_back_single(const fl_back *b, const fl_back_view *v, fl_patience *
         REAL *acts = fl_back_errors(b, q, t);
         for (ptrdiff_t group = 0; group < q->groups; group++)
             fl_lstm_back(&v->cell, group, acts, dy + t * b->dy_step, dh, NULL, dc, d, 1, 1);
-        fl_transposed_row(&v->by_h, d, dh, done & !v->by_h.near);
+        if (done || b->need_dh) fl_transposed_row(&v->by_h, d, dh, done & !v->by_h.near);
+        else fl_zero(dh, H);
         if (batch->reset && fl_starts(batch, reverse, t, 0)) {
             fl_zero(dh, H);
             fl_zero(dc, H);
@@ -352,6 +353,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     fl_deal_lanes(batch, &share, &work);
     for (ptrdiff_t k = 0; k < B; k++) {
         d[k] = (REAL *)(v->own + b->plan.gathered) + k * apart;
+        fl_zero(d[k], R);
         to[k] = dh + k * width;
         fl_copy(to[k], dstate_h + work.lane[k] * P, P);
         if (A) fl_copy(to[k] + P, dstate_a + work.lane[k] * A, A);
@@ -363,8 +365,9 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
         n = fl_running(batch, &work, t, n);
         fl_back_step(b, v, t, work.lane, n, to, d, dc, ds, noise + P, to_tail, net);
         fl_wanted tape = fl_wanted_tape(done ? fl_back_errors(b, q, (reverse ? t + 1 : t - 1) * all) : NULL, q, work.lane, n);
-        if (n) fl_transposed_rows(&v->by_h, (const REAL *const *)d, to, n, net, done & !v->by_h.near, &tape);
+        if (n && (done || b->need_dh)) fl_transposed_rows(&v->by_h, (const REAL *const *)d, to, n, net, done & !v->by_h.near, &tape);
         for (ptrdiff_t k = 0; k < n; k++) {
+            if (!done && !b->need_dh) fl_zero(to[k], width);
             if (gathers) fl_add(to[k], ds + k * H, H);
             if (b->l->recurrent_dropout > 0) {
                 fl_draw_dropout(&v->cell, batch->seed, FL_DROP_H, work.lane[k], b->l->recurrent_dropout, noise, P);
@@ -595,6 +598,28 @@ static ptrdiff_t fl_place_errors(const fl_back *b, const fl_geometry *q, int tai
     return n;
 }
 
+/* Rows [first, end) are those whose h may be other than zero. At rest, as sequences begin, it adds nothing to a gradient (of finite errors). */
+typedef struct fl_moved {
+    ptrdiff_t first, end;
+} fl_moved;
+
+static fl_moved fl_moved_rows(const fl_back *b, const fl_geometry *q) {
+    const ptrdiff_t B = b->batch->lanes, last = (b->batch->steps - 1) * B;
+    const REAL *h = (const REAL *)b->state + b->l->state_h * B;
+    fl_moved m = {0, b->n_rows};
+    ptrdiff_t zeros = 0;
+    while (zeros < B * q->P && h[zeros] == 0)
+        zeros++;
+    if (zeros < B * q->P) return m;
+    if (!b->l->reverse)
+        while (m.first < b->n_rows && b->rows[m.first] < B)
+            m.first++;
+    else if (!b->batch->lengths)
+        while (m.end > 0 && b->rows[m.end - 1] >= last)
+            m.end--;
+    return m;
+}
+
 /* The gradient of the weights of a cell's groups [first, end) or, with `tail`, of those of its second product. */
 static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, ptrdiff_t first, ptrdiff_t end, fl_patience *patience) {
     const fl_cell *cell = tail ? &v->tail : &v->cell;
@@ -629,6 +654,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
         for (ptrdiff_t group = first; group < end; group++)
             for (ptrdiff_t n = 0; n < feed[f].errors.n; n++)
                 fl_param_rows(l, q, group, n, feed[f].errors.from, feed[f].row + (group * feed[f].errors.n + n) * VW);
+    const fl_moved moved = of_h ? fl_moved_rows(b, q) : (fl_moved){0, b->n_rows};
     if (b->add_gradient) fl_copy_peepholes(l, q, (REAL *)b->gradient, peep, first, end, 0);
     else fl_zero(peep + first * P, (end - first) * P);
     /* From the last block of rows to the first: so spans of steps, the last one first, make the same sum. */
@@ -654,6 +680,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
                         v_store(to + j * VW, fl_load_units(s[column[c + j].kind] + column[c + j].from, 1, column[c + j].n));
                 }
         }
+        const ptrdiff_t low = moved.first < at ? 0 : moved.first < at + n ? moved.first - at : n, high = moved.end > at + n ? n : moved.end > at + low ? moved.end - at : low;
         for (ptrdiff_t group = first; group < end && !stop; group++) {
             const ptrdiff_t lanes = q->J - group * VW;
             const int last = group + 1 == end;
@@ -675,10 +702,14 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
             }
             /* Errors of all row-vectors lie side by side, but for padding between them. */
             for (int f = 0; f < feeds; f++)
-                for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE)
-                    for (ptrdiff_t j = 0; j < all; j += lanes < VW ? VW : all)
-                        fl_outer_columns(column + c, feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE, feed[f].row + group * all + j,
-                                         lanes < VW ? lanes : all, sources + c * FL_BLOCK * VW, d + feed[f].errors.from * VW + j, apart, n, add, NULL, &wanted);
+                for (ptrdiff_t c = feed[f].first, all = feed[f].errors.n * VW; c < feed[f].end; c += FL_TILE) {
+                    const ptrdiff_t N = feed[f].end - c < FL_TILE ? feed[f].end - c : FL_TILE;
+                    const int of_h_alone = column[c].kind == FL_H && column[c + N - 1].kind == FL_H;
+                    const ptrdiff_t from_row = of_h_alone ? low : 0, count = of_h_alone ? high - low : n;
+                    for (ptrdiff_t j = 0; j < all && (count || !add); j += lanes < VW ? VW : all)
+                        fl_outer_columns(column + c, N, feed[f].row + group * all + j, lanes < VW ? lanes : all, sources + (c * FL_BLOCK + from_row * N) * VW,
+                                         d + from_row * apart + feed[f].errors.from * VW + j, apart, count, add, NULL, &wanted);
+                }
             if (P) fl_back_peepholes(q, group, from, d, apart, n, peep + group * P);
             stop = fl_interrupted(patience, q->panel * n);
         }

@@ -68,8 +68,12 @@ static ptrdiff_t fl_group_bytes(const fl_cell *cell, const fl_rows *rows) {
     return (rows->net_panel ? cell->q.P : cell->q.M) * cell->q.G * VW * (ptrdiff_t)sizeof(REAL);
 }
 
-/* Products of one kind of sources, which start at t->w. */
-static void fl_net_add(const fl_tile *t, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, ptrdiff_t P, ptrdiff_t G) {
+/* Products of one kind of sources, which start at t->w. sparse: which of them are not zero, or NULL. */
+static void fl_net_add(const fl_tile *t, const REAL *const *s, ptrdiff_t count, const fl_sparse *sparse, ptrdiff_t rows, ptrdiff_t P, ptrdiff_t G) {
+    if (sparse) {
+        fl_sparse_add(t, sparse, s, count, rows, (int)P, (int)G);
+        return;
+    }
     if (G <= FL_TILE) {
         fl_add_sources(t, s, count, rows, (int)P, (int)G);
         return;
@@ -90,7 +94,7 @@ FL_INLINE V fl_start(const fl_geometry *q, const REAL *w, ptrdiff_t n) {
     return n < q->G ? v_add(b, v_load(w + (q->G + m) * VW)) : v_load(w + (q->G + m) * VW);
 }
 
-/* Totals with biases and input products; t->w is at the biases. sparse: which inputs are not zero, or NULL. */
+/* Totals with biases and input products; t->w is at the biases. sparse: as of fl_net_add. */
 static void fl_net_start(const fl_cell *cell, const fl_tile *t, const REAL *const *x, const fl_sparse *sparse, ptrdiff_t rows, ptrdiff_t P) {
     const fl_geometry *q = &cell->q;
     REAL bias[FL_TILE * VW];
@@ -105,8 +109,7 @@ static void fl_net_start(const fl_cell *cell, const fl_tile *t, const REAL *cons
                 for (ptrdiff_t r = 0; r < rows; r++)
                     v_store(t->net + p * t->net_panel + r * t->net_row + n * VW, b);
         }
-    if (sparse) fl_sparse_add(&inputs, sparse, x, q->I, rows, (int)P, (int)q->G);
-    else fl_net_add(&inputs, x, q->I, rows, P, q->G);
+    fl_net_add(&inputs, x, q->I, sparse, rows, P, q->G);
 }
 
 /* One row: the totals of P groups of N net inputs, from their start or from `made` (P, net_panel apart) on; inputs feed the

@@ -32,7 +32,8 @@ typedef struct fl_back {
     ptrdiff_t x_step, x_lane, y_step, y_lane, dy_step, dy_lane, dx_step, dx_lane;
     int add_dx;                  /* this direction's errors of the inputs are added to what is there */
     const void *state;           /* of the network before the first step */
-    void *dstate;                /* of the network: error of the last state -> of the first */
+    void *dstate;                /* of the network: error of the last state -> of the first; */
+    int need_dh;                 /*   its h only where this is not 0, or else zero (that takes a product) */
     void *tape, *gradient;       /* this layer's; of the network, as its parameters lie */
     int add_gradient;            /* it is added to what is there */
     const void *errors_x;        /* of the net inputs as dx needs them (rows, groups, N, VW), where not those on the tape */

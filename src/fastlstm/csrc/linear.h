@@ -41,7 +41,7 @@ static void fl_linear_rows(const fl_cell *cell, const REAL *const *x, REAL *cons
 static void fl_input_rows(const fl_cell *cell, const REAL *const *x, ptrdiff_t rows, REAL *net, ptrdiff_t net_panel) {
     const fl_geometry *q = &cell->q;
     fl_sparse found;
-    const fl_sparse *sparse = fl_find_sparse(q, x, rows, &found);
+    const fl_sparse *sparse = fl_find_sparse(x, q->I, q->G, rows, &found);
     for (ptrdiff_t group = cell->first, P; group < cell->end; group += P) {
         P = fl_pass_panels(cell, fl_tile_groups(&cell->q), group);
         const fl_tile t = {cell->w + group * q->panel, q->panel, q->G * VW, net + group * net_panel, net_panel, q->N * VW, NULL, cell->w + (group + P) * q->panel, cell->near, NULL};

@@ -1,4 +1,4 @@
-/* Inputs of which few are not zero, as one-hot symbols have: products with these alone.
+/* Sources of which few are not zero, as one-hot symbols have and an h at rest has none: products with these alone.
 
    What is left out would add 0 w to a sum, so sums keep their bits, as long as weights and errors are finite. */
 #ifndef FL_SPARSE_H
@@ -23,6 +23,11 @@ static int fl_nonzero(const REAL *x, ptrdiff_t n, int32_t *at) {
     return found;
 }
 
+static int fl_is_sparse(const REAL *s, ptrdiff_t n) {
+    int32_t at[FL_SPARSE_MOST];
+    return n >= FL_SPARSE_INPUTS && n <= INT32_MAX && fl_nonzero(s, n, at) <= FL_SPARSE_MOST;
+}
+
 /* ---- Forward ---- */
 
 typedef struct fl_sparse {
@@ -30,19 +35,19 @@ typedef struct fl_sparse {
     int8_t n[FL_SPARSE_ROWS];
 } fl_sparse;
 
-/* The inputs of these rows, or NULL if they are not sparse. */
-static const fl_sparse *fl_find_sparse(const fl_geometry *q, const REAL *const *x, ptrdiff_t rows, fl_sparse *found) {
-    if (q->I < FL_SPARSE_INPUTS || q->I > INT32_MAX || q->G > FL_TILE || rows > FL_SPARSE_ROWS) return NULL;
+/* `count` sources of these rows, which feed G row-vectors, or NULL if they are not sparse. */
+static const fl_sparse *fl_find_sparse(const REAL *const *s, ptrdiff_t count, ptrdiff_t G, ptrdiff_t rows, fl_sparse *found) {
+    if (count < FL_SPARSE_INPUTS || count > INT32_MAX || G > FL_TILE || rows > FL_SPARSE_ROWS) return NULL;
     for (ptrdiff_t r = 0; r < rows; r++) {
-        const int n = fl_nonzero(x[r], q->I, found->at[r]);
+        const int n = fl_nonzero(s[r], count, found->at[r]);
         if (n > FL_SPARSE_MOST) return NULL;
         found->n[r] = (int8_t)n;
     }
     return found;
 }
 
-/* fl_add_sources of product.h for inputs. */
-FL_INLINE void fl_sparse_add_tile(const fl_tile *t, const fl_sparse *sparse, const REAL *const *x, ptrdiff_t count, ptrdiff_t rows, int P, int G) {
+/* fl_add_sources of product.h for such sources. */
+FL_INLINE void fl_sparse_add_tile(const fl_tile *t, const fl_sparse *sparse, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, int P, int G) {
     for (int p = 0; p < P; p++)
         for (ptrdiff_t r = 0; r < rows; r++) {
             REAL *total = t->net + p * t->net_panel + r * t->net_row;
@@ -59,7 +64,7 @@ FL_INLINE void fl_sparse_add_tile(const fl_tile *t, const fl_sparse *sparse, con
                     acc[n] = v_zero();
                 for (; e < sparse->n[r] && sparse->at[r][e] < end; e++) {
                     const ptrdiff_t k = sparse->at[r][e];
-                    const V value = v_bcast(x[r] + k);
+                    const V value = v_bcast(s[r] + k);
                     FL_UNROLL
                     for (int n = 0; n < G; n++)
                         acc[n] = v_fma(value, v_load(w + (k * G + n) * VW), acc[n]);
@@ -74,12 +79,12 @@ FL_INLINE void fl_sparse_add_tile(const fl_tile *t, const fl_sparse *sparse, con
         }
 }
 
-FL_NOINLINE void fl_sparse_add(const fl_tile *t, const fl_sparse *sparse, const REAL *const *x, ptrdiff_t count, ptrdiff_t rows, int P, int G) {
+FL_NOINLINE void fl_sparse_add(const fl_tile *t, const fl_sparse *sparse, const REAL *const *s, ptrdiff_t count, ptrdiff_t rows, int P, int G) {
     switch (G) {
-    case 4: fl_sparse_add_tile(t, sparse, x, count, rows, P, 4); break;
-    case 3: fl_sparse_add_tile(t, sparse, x, count, rows, P, 3); break;
-    case 2: fl_sparse_add_tile(t, sparse, x, count, rows, P, 2); break;
-    default: fl_sparse_add_tile(t, sparse, x, count, rows, P, 1);
+    case 4: fl_sparse_add_tile(t, sparse, s, count, rows, P, 4); break;
+    case 3: fl_sparse_add_tile(t, sparse, s, count, rows, P, 3); break;
+    case 2: fl_sparse_add_tile(t, sparse, s, count, rows, P, 2); break;
+    default: fl_sparse_add_tile(t, sparse, s, count, rows, P, 1);
     }
 }
 

@@ -142,22 +142,12 @@ FL_NOINLINE void fl_finish_rows(const fl_cell *cell, ptrdiff_t group, const fl_r
     }
 }
 
-/* One step of the cell. */
-static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
+/* One step of the cell, of any number of rows. */
+FL_NOINLINE void fl_cell_many(const fl_cell *cell, const fl_rows *rows) {
     const fl_geometry *q = &cell->q;
-    if (rows->n == 1 && q->N <= FL_TILE && q->G == q->G_h) switch (q->N * 8 + q->G) {
-        case 8 + 1: fl_cell_row(cell, rows, 1, 1, 0); return;
-        case 16 + 2: fl_cell_row(cell, rows, 2, 2, 0); return;
-        case 24 + 3: fl_cell_row(cell, rows, 3, 3, 0); return;
-        case 32 + 3: fl_cell_row(cell, rows, 4, 3, 1); return; /* a GRU */
-        default:
-            if (fl_is_narrow_row(cell, rows)) fl_narrow_row(cell, rows);
-            else if (fl_is_plain_row(cell, rows)) fl_plain_row(cell, rows);
-            else fl_cell_row(cell, rows, 4, 4, 0);
-            return;
-        }
-    fl_sparse found;
-    const fl_sparse *sparse = rows->net_panel ? NULL : fl_find_sparse(q, rows->x, rows->n, &found);
+    fl_sparse of_x, of_h;
+    const fl_sparse *sparse_x = rows->net_panel ? NULL : fl_find_sparse(rows->x, q->I, q->G, rows->n, &of_x);
+    const fl_sparse *sparse_h = fl_find_sparse(rows->h, q->P, q->G_h, rows->n, &of_h);
     const ptrdiff_t most = fl_tile_groups(q), turns = fl_pass_turns(cell, most), before_h = (q->biases + q->I) * q->G * VW;
     for (ptrdiff_t turn = 0; turn < turns; turn++) {
         const ptrdiff_t group = fl_pass_group(cell, most, turn, turns, rows->back), P = fl_pass_panels(cell, most, group);
@@ -168,18 +158,37 @@ static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
             t.net += group * rows->net_panel;
             t.net_panel = rows->net_panel;
         } else {
-            fl_net_start(cell, &t, rows->x, sparse, rows->n, P);
+            fl_net_start(cell, &t, rows->x, sparse_x, rows->n, P);
         }
         REAL *net = t.net;
         t.w = w_h;
         t.stride = q->G_h * VW;
         t.net += q->shift * VW;
         t.next = cell->w + soon * q->panel + (rows->net_panel ? before_h : 0);
-        fl_net_add(&t, rows->h, q->P, rows->n, P, q->G_h);
+        fl_net_add(&t, rows->h, q->P, sparse_h, rows->n, P, q->G_h);
         t.w += q->P * t.stride;
-        if (q->A) fl_net_add(&t, rows->a, q->A, rows->n, P, q->G_h);
+        if (q->A) fl_net_add(&t, rows->a, q->A, NULL, rows->n, P, q->G_h);
         for (ptrdiff_t p = 0; p < P; p++)
             fl_finish_rows(cell, group + p, rows, net + p * t.net_panel);
+    }
+}
+
+/* One step of the cell. At the start of a sequence h is zero, and there is nothing to multiply: no path of one row is as fast. */
+static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
+    const fl_geometry *q = &cell->q;
+    if (rows->n > 1 || q->N > FL_TILE || q->G != q->G_h || (rows->h[0][0] == 0 && fl_is_sparse(rows->h[0], q->P))) {
+        fl_cell_many(cell, rows);
+        return;
+    }
+    switch (q->N * 8 + q->G) {
+    case 8 + 1: fl_cell_row(cell, rows, 1, 1, 0); return;
+    case 16 + 2: fl_cell_row(cell, rows, 2, 2, 0); return;
+    case 24 + 3: fl_cell_row(cell, rows, 3, 3, 0); return;
+    case 32 + 3: fl_cell_row(cell, rows, 4, 3, 1); return; /* a GRU */
+    default:
+        if (fl_is_narrow_row(cell, rows)) fl_narrow_row(cell, rows);
+        else if (fl_is_plain_row(cell, rows)) fl_plain_row(cell, rows);
+        else fl_cell_row(cell, rows, 4, 4, 0);
     }
 }
 
