@@ -505,7 +505,7 @@ def needs(work, engine, valid):
     many multiply-adds in a row ("chain N"), floating-point operations of products of so many rows with a matrix of so
     many bytes ("product R N"), of activations or of all that a step does ("fma"), float16 weights to be widened
     ("half"), and bytes, where so many are read over and over ("read N") or once a call ("once N"). Within a stage they
-    overlap.
+    overlap. A sequence begins with h = 0, which takes no product; a stream goes on where it was.
     """
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
     stages, activations = [{"call": 1}], 2 * ACTIVATION * 5 * hidden
@@ -522,9 +522,10 @@ def needs(work, engine, valid):
         stages += step(hidden + inputs, 1)
     elif work.lanes == 1:
         stages += [of_inputs] * of_floats
-        stages += step(hidden, steps)  # recurrent weights are read at every step
+        at_rest = work.kind == "sequence" and engine == "float32"
+        stages += step(hidden, steps - at_rest)  # recurrent weights are read at every step
     else:
-        stages += [of_inputs, {product_of(work.lanes, hidden, 4 * hidden): 8 * hidden * hidden * valid}]
+        stages += [of_inputs, {product_of(work.lanes, hidden, 4 * hidden): 8 * hidden * hidden * (valid - work.lanes)}]
         stages += [{"fma": activations * valid}]
     return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 

@@ -86,14 +86,18 @@ class Workload:
         return {"LSTM": 4, "GRU": 3}[self.cell] * self.hidden
 
     @property
+    def rows(self):
+        return self.lanes * self.steps
+
+    @property
     def products(self):
         """Products of matrices, (rows, sources, outputs): how many.
 
         Net inputs, errors of h, gradients; a last layer has them all. A character is one input of 1: nothing is to be
-        multiplied.
+        multiplied. Nor with the first h, which is 0, and its error is not wanted.
         """
-        hidden, wide, lanes, rows = self.hidden, self.net_inputs, self.lanes, self.lanes * self.steps
-        found = {(lanes, hidden, wide): self.steps, (lanes, wide, hidden): self.steps, (wide, rows, hidden): 1}
+        hidden, wide, lanes, rows, steps = self.hidden, self.net_inputs, self.lanes, self.rows, self.steps - 1
+        found = {(lanes, hidden, wide): steps, (lanes, wide, hidden): steps, (wide, rows - lanes, hidden): 1}
         inputs, classes = self.n_inputs, self.classes
         if classes:
             return found | {(rows, hidden, classes): 1, (rows, classes, hidden): 1, (classes, rows, hidden): 1}
@@ -106,8 +110,8 @@ class Workload:
 
     def needs(self):
         """What a step needs at least, as `needs` in peers.py has it; a sequence alone reads weights at each step."""
-        activations = 2 * ACTIVATION * {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.lanes * self.steps
-        recurrent, steps = self.net_inputs * self.hidden, 2 * self.steps  # forward and back
+        activations = 2 * ACTIVATION * {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.rows
+        recurrent, steps = self.net_inputs * self.hidden, 2 * (self.steps - 1)  # forward and back
         products = 2 * recurrent * steps * self.lanes
         stages = [{product_of(ROWS_AHEAD, self.hidden, self.net_inputs): self.operations - products}]
         if self.lanes > 1:
@@ -232,7 +236,7 @@ def pytorch_products(work):
 
     made = []
     for (rows, sources, outputs), times in work.products.items():
-        gradient = sources == work.lanes * work.steps  # its left side lies row by row of the batch
+        gradient = sources in (work.rows, work.rows - work.lanes)  # its left side lies row by row of the batch
         left = torch.randn(sources, rows).t() if gradient else torch.randn(rows, sources)
         made.append((left, torch.randn(sources, outputs), torch.empty(rows, outputs), times))
 

@@ -425,11 +425,16 @@ static void fl_prepare(const fastlstm_engine *engine, const fastlstm_layer *laye
     }
 }
 
-/* Outputs beyond the lengths are zero. */
+/* Outputs beyond the lengths are zero; written in the order in which they lie. */
 static void fl_zero_padding(const fastlstm_batch *batch, const fl_work *work, ptrdiff_t width) {
-    for (ptrdiff_t b = 0; batch->lengths && !batch->starts && b < work->lanes; b++)
-        for (ptrdiff_t t = batch->lengths[work->lane[b]]; t < batch->steps; t++)
-            fl_zero((REAL *)batch->y + t * batch->y_step + work->lane[b] * batch->y_lane, width);
+    if (!batch->lengths || batch->starts) return;
+    const int by_step = batch->y_step > batch->y_lane;
+    const ptrdiff_t all = by_step ? batch->steps : work->lanes, each = by_step ? work->lanes : batch->steps;
+    for (ptrdiff_t j = 0; j < all; j++)
+        for (ptrdiff_t k = 0; k < each; k++) {
+            const ptrdiff_t t = by_step ? j : k, lane = work->lane[by_step ? k : j];
+            if (t >= batch->lengths[lane]) fl_zero((REAL *)batch->y + t * batch->y_step + lane * batch->y_lane, width);
+        }
 }
 
 /* A stream's step of one lane: the same as below, with no more around the cells than must be. */
