@@ -201,9 +201,9 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
     fl_row row = {.c = has_c ? state + cell->l->state_c * batch->lanes + lane * H : NULL, .y = s->y + from * s->y_step + s->y_row[0] * s->y_lane};
     fl_rows rows = {.n = 1, .row = &row, .x = &x, .h = &h, .net = work->net};
     ptrdiff_t made_to = 0;
-    int stop = 0;
+    int stop = 0, starts = 1;
 
-    for (ptrdiff_t done = 0; done < steps && !stop; done++) {
+    for (ptrdiff_t done = 0; done < steps && !stop; done++, starts = 0) {
         if (made_most > 1 && done == made_to) {
             const ptrdiff_t n = steps - done < made_most ? steps - done : made_most;
             for (ptrdiff_t m = 0; m < n; m++)
@@ -215,12 +215,14 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
         }
         if (batch->reset && fl_starts(batch, reverse, s->t0 + (reverse ? steps - 1 - done : done), lane)) {
             h = work->zeros;
+            starts = 1;
             if (has_c) fl_zero(row.c + first, end - first);
         }
         row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
         row.h = h;
         rows.back = done & 1;
-        fl_make_step(cell, &rows, work);
+        if (starts && !cell->l->weights && fl_is_sparse(h, H)) fl_cell_many(cell, &rows); /* nothing to multiply */
+        else fl_make_step(cell, &rows, work);
         h = row.y;
         x += x_step;
         row.y += y_step;

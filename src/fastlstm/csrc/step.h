@@ -173,10 +173,10 @@ FL_NOINLINE void fl_cell_many(const fl_cell *cell, const fl_rows *rows) {
     }
 }
 
-/* One step of the cell. At the start of a sequence h is zero, and there is nothing to multiply: no path of one row is as fast. */
+/* One step of the cell. */
 static void fl_cell_rows(const fl_cell *cell, const fl_rows *rows) {
     const fl_geometry *q = &cell->q;
-    if (rows->n > 1 || q->N > FL_TILE || q->G != q->G_h || (rows->h[0][0] == 0 && fl_is_sparse(rows->h[0], q->P))) {
+    if (rows->n > 1 || q->N > FL_TILE || q->G != q->G_h) {
         fl_cell_many(cell, rows);
         return;
     }
