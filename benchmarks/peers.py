@@ -510,22 +510,22 @@ def needs(work, engine, valid):
     hidden, inputs, steps, size = work.hidden, work.n_inputs, work.steps, WEIGHT_BYTES.get(engine, 4)
     stages, activations = [{"call": 1}], 2 * ACTIVATION * 5 * hidden
     of_floats = engine not in ("int16", "int8")
-    of_inputs = {product_of(ROWS_AHEAD, inputs, 4 * hidden): 8 * hidden * inputs * valid}  # of many steps at once
+    of_inputs = 8 * hidden * inputs * valid
 
-    def step(sources, times):
+    def step(sources, times, amid=0):
         weights = 4 * hidden * sources
-        more = {"fma": times * (activations + 2 * weights * of_floats)}
+        more = {"fma": times * (activations + 2 * weights * of_floats) + amid}
         more |= {"half": times * weights} if engine == "float16" else {}
         return step_stages(sources, weights * size, times, more, work.kind == "step")
 
     if work.kind == "step":
         stages += step(hidden + inputs, 1)
     elif work.lanes == 1:
-        stages += [of_inputs] * of_floats
         at_rest = work.kind == "sequence" and engine == "float32"
-        stages += step(hidden, steps - at_rest)  # recurrent weights are read at every step
+        stages += step(hidden, steps - at_rest, of_inputs * of_floats)  # recurrent weights are read at every step
     else:
-        stages += [of_inputs, {product_of(work.lanes, hidden, 4 * hidden): 8 * hidden * hidden * (valid - work.lanes)}]
+        stages += [{product_of(ROWS_AHEAD, inputs, 4 * hidden): of_inputs}]  # of many steps at once
+        stages += [{product_of(work.lanes, hidden, 4 * hidden): 8 * hidden * hidden * (valid - work.lanes)}]
         stages += [{"fma": activations * valid}]
     return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 

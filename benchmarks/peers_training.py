@@ -109,15 +109,17 @@ class Workload:
         return sum(2 * times * n * k * m for (n, k, m), times in self.products.items())
 
     def needs(self):
-        """What a step needs at least, as `needs` in peers.py has it; a sequence alone reads weights at each step."""
+        """What a step needs at least, as `needs` in peers.py has it; a sequence alone reads weights at each step, and
+        all else may be done meanwhile.
+        """
         activations = 2 * ACTIVATION * {"LSTM": 5, "GRU": 3}[self.cell] * self.hidden * self.rows
         recurrent, steps = self.net_inputs * self.hidden, 2 * (self.steps - 1)  # forward and back
         products = 2 * recurrent * steps * self.lanes
-        stages = [{product_of(ROWS_AHEAD, self.hidden, self.net_inputs): self.operations - products}]
         if self.lanes > 1:
+            stages = [{product_of(ROWS_AHEAD, self.hidden, self.net_inputs): self.operations - products}]
             stages += [{product_of(self.lanes, self.hidden, self.net_inputs): products}, {"fma": activations}]
         else:
-            stages += step_stages(self.hidden, 4 * recurrent, steps, {"fma": products + activations})
+            stages = step_stages(self.hidden, 4 * recurrent, steps, {"fma": self.operations + activations})
         return [{name: count / 1e9 for name, count in stage.items()} for stage in stages]
 
 
