@@ -512,9 +512,9 @@ def needs(work, engine, valid):
     of_floats = engine not in ("int16", "int8")
     of_inputs = 8 * hidden * inputs * valid
 
-    def step(sources, times, amid=0):
+    def step(sources, times, meanwhile=0):
         weights = 4 * hidden * sources
-        more = {"fma": times * (activations + 2 * weights * of_floats) + amid}
+        more = {"fma": times * (activations + 2 * weights * of_floats) + meanwhile}
         more |= {"half": times * weights} if engine == "float16" else {}
         return step_stages(sources, weights * size, times, more, work.kind == "step")
 

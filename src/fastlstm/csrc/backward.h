@@ -353,7 +353,7 @@ static int fl_back_time(const fl_back *b, const fl_back_view *v, int part, int p
     fl_deal_lanes(batch, &share, &work);
     for (ptrdiff_t k = 0; k < B; k++) {
         d[k] = (REAL *)(v->own + b->plan.gathered) + k * apart;
-        fl_zero(d[k], R);
+        fl_zero(d[k], R); /* the padding of what a plain cell gathers */
         to[k] = dh + k * width;
         fl_copy(to[k], dstate_h + work.lane[k] * P, P);
         if (A) fl_copy(to[k] + P, dstate_a + work.lane[k] * A, A);
@@ -598,6 +598,8 @@ static ptrdiff_t fl_place_errors(const fl_back *b, const fl_geometry *q, int tai
     return n;
 }
 
+static ptrdiff_t fl_clamped(ptrdiff_t k, ptrdiff_t n) { return k < 0 ? 0 : k < n ? k : n; }
+
 /* Rows [first, end) are those whose h may be other than zero. At rest, as sequences begin, it adds nothing to a gradient (of finite errors). */
 typedef struct fl_moved {
     ptrdiff_t first, end;
@@ -680,7 +682,7 @@ static int fl_back_weights(const fl_back *b, const fl_back_view *v, int tail, pt
                         v_store(to + j * VW, fl_load_units(s[column[c + j].kind] + column[c + j].from, 1, column[c + j].n));
                 }
         }
-        const ptrdiff_t low = moved.first < at ? 0 : moved.first < at + n ? moved.first - at : n, high = moved.end > at + n ? n : moved.end > at + low ? moved.end - at : low;
+        const ptrdiff_t low = fl_clamped(moved.first - at, n), high = fl_clamped(moved.end - at, n);
         for (ptrdiff_t group = first; group < end && !stop; group++) {
             const ptrdiff_t lanes = q->J - group * VW;
             const int last = group + 1 == end;

@@ -221,7 +221,7 @@ static int fl_single_span(const fl_cell *cell, const fl_span *s, fl_work *work, 
         row.act = fl_taped_act(s, q, s->t0 + (reverse ? steps - 1 - done : done), lane);
         row.h = h;
         rows.back = done & 1;
-        if (starts && !cell->l->weights && fl_is_sparse(h, H)) fl_cell_many(cell, &rows); /* nothing to multiply */
+        if (starts && !cell->l->weights && H >= FL_SPARSE_INPUTS && h[0] == 0) fl_cell_many(cell, &rows); /* at rest: nothing to multiply */
         else fl_make_step(cell, &rows, work);
         h = row.y;
         x += x_step;

@@ -23,11 +23,6 @@ static int fl_nonzero(const REAL *x, ptrdiff_t n, int32_t *at) {
     return found;
 }
 
-static int fl_is_sparse(const REAL *s, ptrdiff_t n) {
-    int32_t at[FL_SPARSE_MOST];
-    return n >= FL_SPARSE_INPUTS && n <= INT32_MAX && fl_nonzero(s, n, at) <= FL_SPARSE_MOST;
-}
-
 /* ---- Forward ---- */
 
 typedef struct fl_sparse {
